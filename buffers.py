@@ -1,0 +1,73 @@
+"""One flat array, and the tensors that lie in it one after another."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+
+class Buffer:
+    """Allocates one flat array, once, and hands out a named view for each tensor in it.
+
+        params = Buffer({"wte": (512, 64), "wpe": (32, 64)}, np.float32)
+        params.wte, params["wte"]       the same view, (512, 64)
+        params.flat                     all of it, (34816,)
+        for name, tensor in params      in the order of the table
+
+    Views are never copies: what is written to one is written to the flat array.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32) -> None:
+        self.shapes = dict(shapes)
+        # The system gives zeroed pages as they are touched: what is never used costs nothing.
+        self.flat = np.zeros(num_elements(shapes), dtype)
+        self._views: dict[str, np.ndarray] = {}
+        for name, (start, stop) in self.extents().items():
+            self._views[name] = self.flat[start:stop].reshape(self.shapes[name])
+
+    def extents(self) -> dict[str, tuple[int, int]]:
+        """Where each tensor starts and stops in the flat array, in elements."""
+        extents, start = {}, 0
+        for name, shape in self.shapes.items():
+            stop = start + math.prod(shape)
+            extents[name] = start, stop
+            start = stop
+        return extents
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._views[name]
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        # Called only for names that are not ordinary attributes.
+        try:
+            return self.__dict__["_views"][name]
+        except KeyError:
+            raise AttributeError(f"no tensor named {name!r} in this buffer") from None
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, tensor) in the order of the table."""
+        return iter(self._views.items())
+
+    def __len__(self) -> int:
+        """The number of tensors."""
+        return len(self._views)
+
+    def like(self) -> "Buffer":
+        """Another buffer of the same layout and type, all zero."""
+        return Buffer(self.shapes, self.flat.dtype)
+
+    def describe(self) -> str:
+        """A table: name, shape, offset in bytes, bytes."""
+        itemsize = self.flat.itemsize
+        lines = [f"{'name':<16} {'shape':<24} {'offset':>14} {'bytes':>14}"]
+        for name, (start, stop) in self.extents().items():
+            offset, size = start * itemsize, (stop - start) * itemsize
+            lines.append(f"{name:<16} {self.shapes[name]!s:<24} {offset:>14,} {size:>14,}")
+        lines.append(f"{'total':<16} {self.flat.dtype!s:<24} {'':>14} {self.flat.nbytes:>14,}")
+        return "\n".join(lines)
+
+
+def num_elements(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many elements a buffer of these shapes has, without allocating it."""
+    return sum(math.prod(shape) for shape in shapes.values())

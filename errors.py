@@ -1,0 +1,48 @@
+"""Mistakes that a person can mend, and how every program here reports them.
+
+A library function raises `UserError` (for files, `FormatError`) with one sentence: what is wrong,
+where, and what to do. A program ends through `run_program`, which prints that sentence and nothing
+else.
+"""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """Something the user asked for cannot be done; the message says what to do. Exit status 2."""
+
+
+class FormatError(UserError):
+    """A file is not what it should be; the message names the file and what is wrong with it."""
+
+
+class RunError(RuntimeError):
+    """Something failed while running, through nobody's mistake in the request. Exit status 1."""
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Call `main` and end the process.
+
+    Status 0 when all went well, 2 for a user's mistake, 1 for a failure, 130 for Ctrl-C.
+
+    Raises:
+        SystemExit: always.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A console that cannot show a character shows "?" instead of ending the program.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        main()
+        sys.exit(0)
+    except UserError as error:
+        status, sentence = 2, str(error)
+    except (RunError, OSError) as error:
+        status, sentence = 1, str(error)
+    except MemoryError as error:
+        status, sentence = 1, f"out of memory: {error}"
+    except KeyboardInterrupt:
+        status, sentence = 130, "interrupted"
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,380 @@
+"""GPT-2 (Radford et al. 2019): its config, its table of shapes, its forward and backward pass.
+
+Read `GPT2.forward` downwards and `GPT2.backward` upwards: the same layers in mirrored order.
+Names and layout of the parameters are llm.c's. Shapes are written with
+
+    B sequences   T positions   N = B T rows   C channels   H heads   L layers   V vocabulary
+"""
+
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from buffers import Buffer
+from errors import UserError
+from layers.attention import attention_backward, attention_forward
+from layers.embedding import (
+    embedding_backward,
+    embedding_forward,
+    position_backward,
+    position_forward,
+)
+from layers.gelu import gelu_backward, gelu_forward
+from layers.layernorm import layernorm_backward, layernorm_forward
+from layers.linear import linear_backward, linear_forward
+from layers.softmax_crossentropy import (
+    softmax_crossentropy_backward,
+    softmax_crossentropy_forward,
+)
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """The numbers that make a GPT-2.
+
+    Raises:
+        UserError: a number is not positive, or `num_heads` does not divide `channels`.
+    """
+
+    seq_len: int = 1024
+    vocab_size: int = 50257
+    num_layers: int = 12
+    num_heads: int = 12
+    channels: int = 768
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if self.channels % self.num_heads:
+            raise UserError(
+                f"{self.num_heads} heads do not divide {self.channels} channels; "
+                "choose channels that are a multiple of the heads"
+            )
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """vocab_size rounded up to a multiple of 128, which is how llm.c stores wte."""
+        return -(-self.vocab_size // 128) * 128
+
+    def param_shapes(self) -> Shapes:
+        """The parameters, in the order of llm.c's checkpoints."""
+        L, C = self.num_layers, self.channels
+        return {
+            "wte": (self.padded_vocab_size, C),
+            "wpe": (self.seq_len, C),
+            "ln1w": (L, C),
+            "ln1b": (L, C),
+            "qkvw": (L, 3 * C, C),
+            "qkvb": (L, 3 * C),
+            "attprojw": (L, C, C),
+            "attprojb": (L, C),
+            "ln2w": (L, C),
+            "ln2b": (L, C),
+            "fcw": (L, 4 * C, C),
+            "fcb": (L, 4 * C),
+            "fcprojw": (L, C, 4 * C),
+            "fcprojb": (L, C),
+            "lnfw": (C,),
+            "lnfb": (C,),
+        }
+
+    def act_shapes(self, B: int, T: int) -> Shapes:
+        """The activations of a batch, and one layer's worth of their gradients."""
+        L, H, C, V, N = self.num_layers, self.num_heads, self.channels, self.vocab_size, B * T
+        return {
+            "residual": (L + 1, N, C),  # the stream: what enters layer l, and what leaves the last
+            "ln1": (L, N, C),
+            "ln1_mean": (L, N),
+            "ln1_rstd": (L, N),
+            "qkv": (L, B, T, 3 * C),  # k and v of it are the sampler's cache
+            "att": (L, N, C),
+            "lse": (L, B, H, T),
+            "residual_mid": (L, N, C),  # the stream between attention and MLP
+            "ln2": (L, N, C),
+            "ln2_mean": (L, N),
+            "ln2_rstd": (L, N),
+            "fch": (L, N, 4 * C),
+            "fch_gelu": (L, N, 4 * C),
+            "lnf": (N, C),
+            "lnf_mean": (N,),
+            "lnf_rstd": (N,),
+            "logits": (N, V),  # the backward pass turns them into their gradient
+            "logits_lse": (N,),
+            "losses": (N,),
+            "dresidual": (N, C),
+            "dbranch": (N, C),
+            "dqkv": (N, 3 * C),
+            "dfch": (N, 4 * C),
+        }
+
+
+PRESETS = {
+    "tiny": GPT2Config(seq_len=128, vocab_size=1280, num_layers=4, num_heads=4, channels=128),
+    "small": GPT2Config(seq_len=256, vocab_size=4096, num_layers=6, num_heads=6, channels=384),
+    "gpt2": GPT2Config(),
+    "gpt2-medium": GPT2Config(num_layers=24, num_heads=16, channels=1024),
+    "gpt2-large": GPT2Config(num_layers=36, num_heads=20, channels=1280),
+    "gpt2-xl": GPT2Config(num_layers=48, num_heads=25, channels=1600),
+}
+
+
+class GPT2:
+    """A GPT-2 and every buffer it needs.
+
+    Args:
+        config: the model.
+        batch_size: B, the most sequences that `forward` takes at once.
+        seq_len: T, the most positions; at most `config.seq_len`, which it is by default.
+        dtype: float32 to train, float64 to check gradients.
+        seed: of the initial weights; the same seed gives the same bits. None leaves them zero, for
+            whoever is about to load them.
+
+    Raises:
+        UserError: `seq_len` above `config.seq_len`.
+    """
+
+    def __init__(
+        self,
+        config: GPT2Config,
+        batch_size: int = 1,
+        seq_len: int | None = None,
+        dtype: Any = np.float32,
+        seed: int | None = 0,
+    ) -> None:
+        self.config = config
+        self.batch_size = batch_size
+        self.seq_len = config.seq_len if seq_len is None else seq_len
+        if not 1 <= self.seq_len <= config.seq_len:
+            raise UserError(
+                f"a sequence length of {self.seq_len} is outside 1 to {config.seq_len}, "
+                "the positions that this model has"
+            )
+        if batch_size < 1:
+            raise UserError(
+                f"a batch of {batch_size} sequences holds nothing; it must be 1 or more"
+            )
+        self.params = Buffer(config.param_shapes(), dtype)
+        self.acts = Buffer(config.act_shapes(batch_size, self.seq_len), dtype)
+        self._accumulate = False
+        self._batch: tuple[np.ndarray, np.ndarray] | None = None
+        if seed is not None:
+            self.init_params(np.random.default_rng(seed))
+
+    @cached_property
+    def grads(self) -> Buffer:
+        """The gradients of the parameters; allocated when first used, so sampling never pays."""
+        return self.params.like()
+
+    def init_params(self, rng: np.random.Generator) -> None:
+        """GPT-2's initialisation (Radford et al. 2019, section 2.3).
+
+        Normal with standard deviation 0.02; the projections back to the residual stream, of which
+        there are 2L, scaled by 1/sqrt(2L); norms 1, biases 0, rows of the padding 0.
+        """
+        std = 0.02
+        projection_std = std / math.sqrt(2 * self.config.num_layers)
+        for name, tensor in self.params:
+            if name in ("wte", "wpe", "qkvw", "fcw", "attprojw", "fcprojw"):
+                rng.standard_normal(out=tensor, dtype=tensor.dtype)
+                tensor *= projection_std if name.endswith("projw") else std
+            else:
+                tensor.fill(1 if name in ("ln1w", "ln2w", "lnfw") else 0)
+        self.params.wte[self.config.vocab_size :] = 0
+
+    def forward(
+        self, tokens: np.ndarray, targets: np.ndarray | None = None, start: int = 0
+    ) -> float | np.ndarray:
+        """The loss with `targets`, the logits without.
+
+        Args:
+            tokens: (B, T) integers.
+            targets: (B, T) integers, the token that follows each.
+            start: the position of the first token. The earlier positions of the same sequences are
+                those of previous calls, whose keys and values still lie in the buffer.
+
+        Returns:
+            The mean cross-entropy in nats; or the logits, (B, T, V), a view of the buffer that the
+            next call overwrites.
+
+        Raises:
+            UserError: the tokens do not fit the buffers, or are outside the vocabulary.
+        """
+        self._check(tokens, start)
+        B, T = tokens.shape
+        p, a = self.params, self._views(B, T, start)
+        V = self.config.vocab_size
+
+        embedding_forward(a.residual[0], tokens.ravel(), p.wte)
+        position_forward(a.residual[0].reshape(B, T, -1), p.wpe, start)
+        for i in range(self.config.num_layers):
+            layernorm_forward(
+                a.ln1[i], a.ln1_mean[i], a.ln1_rstd[i], a.residual[i], p.ln1w[i], p.ln1b[i]
+            )
+            linear_forward(a.qkv[i], a.ln1[i], p.qkvw[i], p.qkvb[i])
+            attention_forward(self._heads(a.att[i], B), a.lse[i], a.q[i], a.k[i], a.v[i], start)
+            linear_forward(a.residual_mid[i], a.att[i], p.attprojw[i], p.attprojb[i])
+            a.residual_mid[i] += a.residual[i]
+            layernorm_forward(
+                a.ln2[i], a.ln2_mean[i], a.ln2_rstd[i], a.residual_mid[i], p.ln2w[i], p.ln2b[i]
+            )
+            linear_forward(a.fch[i], a.ln2[i], p.fcw[i], p.fcb[i])
+            gelu_forward(a.fch_gelu[i], a.fch[i])
+            linear_forward(a.residual[i + 1], a.fch_gelu[i], p.fcprojw[i], p.fcprojb[i])
+            a.residual[i + 1] += a.residual_mid[i]
+        layernorm_forward(a.lnf, a.lnf_mean, a.lnf_rstd, a.residual[-1], p.lnfw, p.lnfb)
+        linear_forward(a.logits, a.lnf, p.wte[:V])  # the classifier is the embedding's table
+        if targets is None:
+            self._batch = None
+            return a.logits.reshape(B, T, V)
+
+        self._check(targets, start)
+        softmax_crossentropy_forward(a.losses, a.logits_lse, a.logits, targets.ravel())
+        self._batch = np.array(tokens), np.array(targets)
+        return float(a.losses.mean())
+
+    def zero_grad(self) -> None:
+        """The next `backward` starts the gradients afresh. No memory is written."""
+        self._accumulate = False
+
+    def backward(self, dloss: float = 1.0) -> None:
+        """Fill `grads` with the derivatives of the last forward pass's loss, or add to them.
+
+        The first call after `zero_grad` fills them, every further one adds.
+
+        Args:
+            dloss: the derivative of what is minimised with respect to this loss: 1/n for the mean
+                of n micro-batches.
+
+        Raises:
+            UserError: there was no forward pass with targets, or its activations are used up.
+        """
+        if self._batch is None:
+            raise UserError(
+                "backward needs a forward pass with targets before it, one for each call"
+            )
+        tokens, targets = self._batch
+        self._batch = None  # the logits become their own gradient below
+        B, T = tokens.shape
+        p, g, a = self.params, self.grads, self._views(B, T, start=0)
+        V = self.config.vocab_size
+        accumulate, self._accumulate = self._accumulate, True
+        d = a.dresidual  # the running sum of the residual stream's gradient
+        dq, dk, dv = self._split_qkv(a.dqkv.reshape(B, T, -1))
+
+        dlogits = a.logits
+        softmax_crossentropy_backward(
+            dlogits, dloss / (B * T), a.logits, targets.ravel(), a.logits_lse
+        )
+        linear_backward(a.dbranch, g.wte[:V], None, dlogits, a.lnf, p.wte[:V], accumulate)
+        layernorm_backward(
+            d, g.lnfw, g.lnfb, a.dbranch, a.residual[-1], p.lnfw, a.lnf_mean, a.lnf_rstd, accumulate
+        )
+        for i in reversed(range(self.config.num_layers)):
+            linear_backward(
+                a.dfch, g.fcprojw[i], g.fcprojb[i], d, a.fch_gelu[i], p.fcprojw[i], accumulate
+            )
+            gelu_backward(a.dfch, a.dfch, a.fch[i])
+            linear_backward(a.dbranch, g.fcw[i], g.fcb[i], a.dfch, a.ln2[i], p.fcw[i], accumulate)
+            layernorm_backward(
+                a.dbranch,
+                g.ln2w[i],
+                g.ln2b[i],
+                a.dbranch,
+                a.residual_mid[i],
+                p.ln2w[i],
+                a.ln2_mean[i],
+                a.ln2_rstd[i],
+                accumulate,
+            )
+            d += a.dbranch
+            linear_backward(
+                a.dbranch, g.attprojw[i], g.attprojb[i], d, a.att[i], p.attprojw[i], accumulate
+            )
+            attention_backward(
+                dq,
+                dk,
+                dv,
+                self._heads(a.dbranch, B),
+                a.q[i],
+                a.k[i],
+                a.v[i],
+                self._heads(a.att[i], B),
+                a.lse[i],
+            )
+            linear_backward(
+                a.dbranch, g.qkvw[i], g.qkvb[i], a.dqkv, a.ln1[i], p.qkvw[i], accumulate
+            )
+            layernorm_backward(
+                a.dbranch,
+                g.ln1w[i],
+                g.ln1b[i],
+                a.dbranch,
+                a.residual[i],
+                p.ln1w[i],
+                a.ln1_mean[i],
+                a.ln1_rstd[i],
+                accumulate,
+            )
+            d += a.dbranch
+        position_backward(g.wpe, d.reshape(B, T, -1), accumulate)
+        # The classifier has written to wte's gradient already, so this always adds.
+        embedding_backward(g.wte, d, tokens.ravel(), accumulate=True)
+
+    def _views(self, B: int, T: int, start: int) -> SimpleNamespace:
+        """The activations cut to a batch of B sequences of T positions; the buffers may hold more.
+
+        Rows are packed at the front of each tensor, but q, k and v have a place for every position,
+        and k and v reach back to position 0.
+        """
+        config = self.config
+        shapes = config.act_shapes(B, T)
+        a = SimpleNamespace(
+            **{name: self.acts[name][tuple(map(slice, shape))] for name, shape in shapes.items()}
+        )
+        everything = self.acts.qkv[:, :B, : start + T]
+        a.q, a.k, a.v = self._split_qkv(everything)
+        a.q = a.q[:, :, start:]
+        a.qkv = everything[:, :, start:]
+        # One matrix of N rows where the memory allows; else linear_forward takes them one by one.
+        with suppress(ValueError):
+            a.qkv = a.qkv.reshape(config.num_layers, B * T, -1, copy=False)
+        return a
+
+    def _heads(self, x: np.ndarray, B: int) -> np.ndarray:
+        """(N, C) -> (B, T, H, D), a view."""
+        return x.reshape(B, -1, self.config.num_heads, x.shape[-1] // self.config.num_heads)
+
+    def _split_qkv(self, qkv: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(..., 3C) -> q, k and v, each (..., H, D), views."""
+        H, C = self.config.num_heads, self.config.channels
+        split = qkv.reshape(*qkv.shape[:-1], 3, H, C // H, copy=False)
+        return split[..., 0, :, :], split[..., 1, :, :], split[..., 2, :, :]
+
+    def _check(self, tokens: np.ndarray, start: int) -> None:
+        """Refuse tokens that do not fit the buffers or the vocabulary."""
+        if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
+            raise UserError(
+                f"tokens must be whole numbers of shape (B, T), not {tokens.dtype} {tokens.shape}"
+            )
+        B, T = tokens.shape
+        if B > self.batch_size:
+            raise UserError(
+                f"{B} sequences are more than the {self.batch_size} this model was made for"
+            )
+        if start < 0 or start + T > self.seq_len:
+            raise UserError(
+                f"positions {start} to {start + T - 1} are outside the {self.seq_len} "
+                "this model was made for"
+            )
+        V = self.config.vocab_size
+        if tokens.min() < 0 or tokens.max() >= V:
+            bad = tokens[(tokens < 0) | (tokens >= V)][0]
+            raise UserError(f"token {bad} is outside the vocabulary, 0 to {V - 1}")

@@ -1,0 +1,61 @@
+"""Embeddings: rows of a table, picked by token or by position.
+
+h0 = W_e[tokens] + W_p: Radford et al. 2018 (GPT), equation 2.
+"""
+
+import numpy as np
+
+
+def embedding_forward(out: np.ndarray, tokens: np.ndarray, weight: np.ndarray) -> None:
+    """out[n] = weight[tokens[n]].
+
+    Args:
+        out: (N, C), written.
+        tokens: (N,) integers below V. They are not checked here: a model does that once.
+        weight: (V, C).
+    """
+    # mode="clip" writes straight into `out`; the default would make a copy of it first.
+    np.take(weight, tokens, axis=0, out=out, mode="clip")
+
+
+def embedding_backward(
+    dweight: np.ndarray, dout: np.ndarray, tokens: np.ndarray, accumulate: bool = False
+) -> None:
+    """dweight[v] = the sum of dout[n] over every n whose token is v: a scatter-add.
+
+    Args:
+        dweight: (V, C), written; added to with `accumulate`.
+        dout: (N, C).
+        tokens: (N,) integers.
+        accumulate: add to `dweight` instead of starting afresh.
+    """
+    if not accumulate:
+        dweight.fill(0)
+    # A row at a time, because a token may come twice: dweight[tokens] += dout would keep only one.
+    for token, row in zip(tokens, dout, strict=True):
+        dweight[token] += row
+
+
+def position_forward(out: np.ndarray, weight: np.ndarray, start: int = 0) -> None:
+    """out[b, t] += weight[start + t].
+
+    Args:
+        out: (B, T, C), added to.
+        weight: (maxT, C), maxT >= start + T.
+        start: the position of the first of the T tokens.
+    """
+    out += weight[start : start + out.shape[1]]
+
+
+def position_backward(dweight: np.ndarray, dout: np.ndarray, accumulate: bool = False) -> None:
+    """dweight[t] = the sum of dout[b, t] over b; 0 for the positions after T.
+
+    Args:
+        dweight: (maxT, C), written; added to with `accumulate`.
+        dout: (B, T, C).
+        accumulate: add to `dweight` instead of starting afresh.
+    """
+    if not accumulate:
+        dweight.fill(0)
+    for sequence in dout:
+        dweight[: len(sequence)] += sequence
