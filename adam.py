@@ -1,0 +1,126 @@
+"""AdamW over the flat arrays, and the learning-rate schedule."""
+
+import math
+
+import numpy as np
+
+from buffers import Buffer
+from errors import RunError
+from layers.tiles import row_tiles, run_tiles, slices, tile_count
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2).
+
+        m = beta1 m + (1 - beta1) g              v = beta2 v + (1 - beta2) g^2
+        p = p - lr weight_decay p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
+
+    as PyTorch's `torch.optim.AdamW` computes it. Matrices and embeddings decay; biases and the
+    parameters of norms do not.
+
+    Args:
+        params: what to train.
+        grads: their gradients, in the same layout.
+        lr: the learning rate, unless `step` is given another.
+        betas: the decay rates of the moments m and v.
+        eps: added to the denominator.
+        weight_decay: per unit of learning rate.
+    """
+
+    def __init__(
+        self,
+        params: Buffer,
+        grads: Buffer,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        self.params, self.grads = params, grads
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.m, self.v = params.like(), params.like()
+        self.num_steps = 0
+        # Tensor by tensor, because some decay and some do not.
+        self._tiles = [
+            (slice(start + tile.start, start + tile.stop), decays(name))
+            for name, (start, stop) in params.extents().items()
+            for tile in slices(stop - start, tile_count(stop - start))
+        ]
+
+    def step(self, lr: float | None = None, max_norm: float = math.inf) -> float:
+        """Update the parameters from the gradients, clipped to a global norm of `max_norm`.
+
+        Args:
+            lr: the learning rate of this step; by default the optimiser's.
+            max_norm: gradients are scaled down so that their norm is not above this
+                (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1).
+
+        Returns:
+            The norm of the gradients before clipping.
+
+        Raises:
+            RunError: the norm is not finite. Nothing was changed.
+        """
+        norm = self.grad_norm()
+        if not math.isfinite(norm):
+            raise RunError(f"the gradient norm is {norm}")
+        self.num_steps += 1
+        lr = self.lr if lr is None else lr
+        clip = min(1.0, max_norm / (norm + 1e-6))
+        beta1, beta2 = self.betas
+        # Both bias corrections, taken out of the loop over the elements.
+        correction1 = 1 - beta1**self.num_steps
+        correction2 = math.sqrt(1 - beta2**self.num_steps)
+
+        def work(item: tuple[slice, bool]) -> None:
+            tile, decay = item
+            p, g = self.params.flat[tile], self.grads.flat[tile]
+            m, v = self.m.flat[tile], self.v.flat[tile]
+            scratch = g * ((1 - beta1) * clip)
+            m *= beta1
+            m += scratch
+            np.multiply(g, g, out=scratch)
+            scratch *= (1 - beta2) * clip**2
+            v *= beta2
+            v += scratch
+            np.sqrt(v, out=scratch)
+            scratch += self.eps * correction2
+            np.divide(m, scratch, out=scratch)
+            scratch *= lr * correction2 / correction1
+            if decay:
+                p *= 1 - lr * self.weight_decay
+            p -= scratch
+
+        run_tiles(work, self._tiles)
+        return norm
+
+    def grad_norm(self) -> float:
+        """The Euclidean norm of all gradients together."""
+        g = self.grads.flat
+        squares = run_tiles(
+            lambda tile: float(np.dot(g[tile], g[tile])), row_tiles(g), products=True
+        )
+        return math.sqrt(sum(squares))
+
+
+def decays(name: str) -> bool:
+    """Whether a tensor of this name decays: not biases (...b), not norms (ln..., rms...)."""
+    return not name.endswith("b") and not name.startswith(("ln", "rms"))
+
+
+def cosine_schedule(step: int, lr: float, min_lr: float, warmup: int, num_steps: int) -> float:
+    """The learning rate of `step`: a linear warm-up to `lr`, then half a cosine down to `min_lr`.
+
+    Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5.
+
+    Args:
+        step: from 0.
+        lr: the highest rate, reached when `warmup` steps are done.
+        min_lr: the floor, reached at `num_steps` and kept after it.
+        warmup: how many steps the warm-up takes.
+        num_steps: how many steps the whole schedule takes.
+    """
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
+    return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * progress)) / 2
