@@ -1,0 +1,54 @@
+"""Write a file so that it is whole under its name, or not there at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from errors import RunError, UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the name `path` when it is complete and on the disk.
+
+        with replacing(path) as file:
+            file.write(...)
+
+    Until then, what was there before stays; after an error or an interruption it stays for good.
+
+    Raises:
+        RunError: it cannot be written; the sentence names the file and the system's reason.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(
+            f"cannot write {path}: {reason}; what was there before is unharmed"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def save_figure(figure, path: Path) -> None:
+    """Write a matplotlib figure; the suffix of `path` says in which format.
+
+    Raises:
+        UserError: matplotlib does not know the suffix.
+        RunError: the file cannot be written.
+    """
+    kind = path.suffix.removeprefix(".").lower()
+    known = figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise UserError(f"cannot draw to {path}: the name must end in one of {', '.join(known)}")
+    with replacing(path) as file:
+        figure.savefig(file, format=kind, dpi=150)
