@@ -6,7 +6,7 @@ import numpy as np
 
 from buffers import Buffer
 from errors import RunError
-from layers.tiles import row_tiles, run_tiles, slices, tile_count
+from layers.tiles import row_tiles, run_tiles, scratch, slices, tile_count
 
 
 class AdamW:
@@ -76,20 +76,21 @@ class AdamW:
             tile, decay = item
             p, g = self.params.flat[tile], self.grads.flat[tile]
             m, v = self.m.flat[tile], self.v.flat[tile]
-            scratch = g * ((1 - beta1) * clip)
+            (x,) = scratch(p.dtype, p.shape)
+            np.multiply(g, (1 - beta1) * clip, out=x)
             m *= beta1
-            m += scratch
-            np.multiply(g, g, out=scratch)
-            scratch *= (1 - beta2) * clip**2
+            m += x
+            np.multiply(g, g, out=x)
+            x *= (1 - beta2) * clip**2
             v *= beta2
-            v += scratch
-            np.sqrt(v, out=scratch)
-            scratch += self.eps * correction2
-            np.divide(m, scratch, out=scratch)
-            scratch *= lr * correction2 / correction1
+            v += x
+            np.sqrt(v, out=x)
+            x += self.eps * correction2
+            np.divide(m, x, out=x)
+            x *= lr * correction2 / correction1
             if decay:
                 p *= 1 - lr * self.weight_decay
-            p -= scratch
+            p -= x
 
         run_tiles(work, self._tiles)
         return norm

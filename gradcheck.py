@@ -459,9 +459,9 @@ def plot_step_sizes(name: str, path: Path) -> None:
         # An error of exactly 0 has no logarithm.
         axes.loglog(steps, np.maximum(curve, 1e-17), style, color="black", label=tensor)
     axes.axhline(LAYER_TOLERANCE, color="grey", linewidth=0.8)
-    axes.annotate("tolerance", (steps[0], LAYER_TOLERANCE), va="bottom", color="grey")
-    axes.annotate("round-off: grows as 1/h", (0.05, 0.9), xycoords="axes fraction")
-    axes.annotate("truncation: grows as h²", (0.72, 0.9), xycoords="axes fraction")
+    axes.annotate("tolerance", (steps[-1], LAYER_TOLERANCE), va="bottom", ha="right", color="grey")
+    axes.annotate("round-off: grows as 1/h", (0.05, 0.93), xycoords="axes fraction")
+    axes.annotate("truncation: grows as h²", (0.6, 0.93), xycoords="axes fraction")
     axes.set_xlabel("step size h")
     axes.set_ylabel("largest relative error")
     axes.set_title(f"{name} ({case.label}): central differences against the backward pass")

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from layers.tiles import run_tiles, slices, tile_count
+from layers.tiles import run_tiles, scratch, slices, tile_count
 
 # Queries that share one product with the keys: with fewer, the products are too small to be fast;
 # with more, more of the masked half is computed for nothing. Measured: 32 and 128 are slower.
@@ -42,29 +42,23 @@ def attention_forward(
     B, T, H, _ = q.shape
     out, q, k, v = (heads_first(x) for x in (out, q, k, v))
 
-    def work(tile: tuple[int, slice, slice]) -> None:
-        b, heads, queries = tile
+    def work(tile: tuple[slice, slice, slice]) -> None:
+        b, h, queries = tile
         past = slice(0, start + queries.stop)
-        probs = _scores(q[b, heads, queries], k[b, heads, past])
+        tile_q, tile_k = q[b, h, queries], k[b, h, past]
+        (probs,) = scratch(q.dtype, (*tile_q.shape[:3], past.stop))
+        _scores(probs, tile_q, tile_k)
         largest = probs.max(axis=-1, keepdims=True)
         probs -= largest
         np.exp(probs, out=probs)
-        total = np.einsum("hqk->hq", probs)[..., None]  # three times as fast as probs.sum(-1)
-        tile_out = out[b, heads, queries]
-        np.matmul(probs, v[b, heads, past], out=tile_out)
+        total = np.einsum("bhqk->bhq", probs)[..., None]  # three times as fast as probs.sum(-1)
+        tile_out = out[b, h, queries]
+        np.matmul(probs, v[b, h, past], out=tile_out)
         tile_out /= total
-        lse[b, heads, queries] = (largest + np.log(total))[..., 0]
+        lse[b, h, queries] = (largest + np.log(total))[..., 0]
 
-    run_tiles(
-        work,
-        [
-            (b, heads, queries)
-            for queries in _query_slices(T)
-            for b in range(B)
-            for heads in _head_slices(H, T, start + T)
-        ],
-        products=True,
-    )
+    tiles = _head_tiles(B, H, min(T, QUERIES) * (start + T))
+    run_tiles(work, [(b, h, rows) for rows in _query_slices(T) for b, h in tiles], products=True)
 
 
 def attention_backward(
@@ -100,32 +94,31 @@ def attention_backward(
     scale = 1 / math.sqrt(D)
     dq, dk, dv, dout, q, k, v, out = (heads_first(x) for x in (dq, dk, dv, dout, q, k, v, out))
 
-    def work(tile: tuple[int, slice]) -> None:
-        b, heads = tile
+    def work(tile: tuple[slice, slice]) -> None:
+        b, h = tile
         # The last queries see every key, so they assign dk and dv; the earlier ones add.
         for queries in reversed(_query_slices(T)):
             past = slice(0, queries.stop)
-            tile_q, tile_dout = q[b, heads, queries], dout[b, heads, queries]
-            probs = _scores(tile_q, k[b, heads, past])
-            probs -= lse[b, heads, queries, None]
+            tile_q, tile_dout = q[b, h, queries], dout[b, h, queries]
+            tile_k, tile_v = k[b, h, past], v[b, h, past]
+            shape = (*tile_q.shape[:3], past.stop)
+            probs, dscores, product = scratch(q.dtype, shape, shape, tile_k.shape)
+            _scores(probs, tile_q, tile_k)
+            probs -= lse[b, h, queries, None]
             np.exp(probs, out=probs)
-            dscores = tile_dout @ v[b, heads, past].swapaxes(1, 2)
-            dscores -= np.vecdot(tile_dout, out[b, heads, queries])[..., None]
+            np.matmul(tile_dout, tile_v.swapaxes(2, 3), out=dscores)
+            dscores -= np.vecdot(tile_dout, out[b, h, queries])[..., None]
             dscores *= probs
             dscores *= scale
-            np.matmul(dscores, k[b, heads, past], out=dq[b, heads, queries])
+            np.matmul(dscores, tile_k, out=dq[b, h, queries])
             if queries.stop == T:
-                np.matmul(dscores.swapaxes(1, 2), tile_q, out=dk[b, heads])
-                np.matmul(probs.swapaxes(1, 2), tile_dout, out=dv[b, heads])
+                np.matmul(dscores.swapaxes(2, 3), tile_q, out=dk[b, h])
+                np.matmul(probs.swapaxes(2, 3), tile_dout, out=dv[b, h])
             else:
-                dk[b, heads, past] += dscores.swapaxes(1, 2) @ tile_q
-                dv[b, heads, past] += probs.swapaxes(1, 2) @ tile_dout
+                dk[b, h, past] += np.matmul(dscores.swapaxes(2, 3), tile_q, out=product)
+                dv[b, h, past] += np.matmul(probs.swapaxes(2, 3), tile_dout, out=product)
 
-    run_tiles(
-        work,
-        [(b, heads) for b in range(B) for heads in _head_slices(H, T, T)],
-        products=True,
-    )
+    run_tiles(work, _head_tiles(B, H, min(T, QUERIES) * T), products=True)
 
 
 def heads_first(x: np.ndarray) -> np.ndarray:
@@ -133,15 +126,15 @@ def heads_first(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, 2, 1, 3)
 
 
-def _scores(q: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """q k^T / sqrt(D), and -inf where the key comes after the query.
+def _scores(out: np.ndarray, q: np.ndarray, k: np.ndarray) -> None:
+    """out = q k^T / sqrt(D), and -inf where the key comes after the query.
 
-    q: (h, Q, D), k: (h, K, D) -> (h, Q, K). The last key is at the last query's position.
+    out: (b, h, Q, K), q: (b, h, Q, D), k: (b, h, K, D). The last key is at the last query's place.
     """
-    queries, head_size = q.shape[1:]
-    scores = (q * (1 / math.sqrt(head_size))) @ k.swapaxes(1, 2)
-    scores[..., -queries:] += _future(queries)
-    return scores
+    queries, head_size = q.shape[2:]
+    np.matmul(q, k.swapaxes(2, 3), out=out)
+    out *= 1 / math.sqrt(head_size)
+    out[..., -queries:] += _future(queries)
 
 
 @functools.cache
@@ -154,5 +147,9 @@ def _query_slices(T: int) -> list[slice]:
     return slices(T, -(-T // QUERIES))
 
 
-def _head_slices(H: int, T: int, keys: int) -> list[slice]:
-    return slices(H, tile_count(H * min(T, QUERIES) * keys))
+def _head_tiles(B: int, H: int, scores: int) -> list[tuple[slice, slice]]:
+    """Slices of the sequences and of their heads, each of which has `scores` scores at once."""
+    count = tile_count(B * H * scores)
+    sequences = slices(B, count)
+    heads = slices(H, -(-count // len(sequences)))
+    return [(b, h) for b in sequences for h in heads]

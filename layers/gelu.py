@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from layers.tiles import row_tiles, run_tiles
+from layers.tiles import row_tiles, run_tiles, scratch
 
 SCALE = math.sqrt(2 / math.pi)
 CUBIC = 0.044715
@@ -49,15 +49,16 @@ def gelu_backward(dx: np.ndarray, dout: np.ndarray, x: np.ndarray) -> None:
 
     def work(rows: slice) -> None:
         xr = x[rows]
-        x_du = xr * xr
-        t = x_du * (SCALE * CUBIC)
+        t, x_du, derivative = scratch(x.dtype, xr.shape, xr.shape, xr.shape)
+        np.multiply(xr, xr, out=x_du)
+        np.multiply(x_du, SCALE * CUBIC, out=t)
         t += SCALE
         t *= xr
         np.tanh(t, out=t)
         x_du *= 3 * SCALE * CUBIC
         x_du += SCALE
         x_du *= xr
-        derivative = 1 - t
+        np.subtract(1, t, out=derivative)
         derivative *= x_du
         derivative += 1
         t += 1

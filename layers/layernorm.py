@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from layers.tiles import row_tiles, run_tiles
+from layers.tiles import row_tiles, run_tiles, scratch
 
 EPS = 1e-5
 
@@ -72,9 +72,10 @@ def layernorm_backward(
 
     def work(rows: slice) -> tuple[np.ndarray, np.ndarray]:
         do, d = dout[rows], dx[rows]
-        norm = x[rows] - mean[rows, None]
+        norm, dnorm = scratch(x.dtype, d.shape, d.shape)
+        np.subtract(x[rows], mean[rows, None], out=norm)
         norm *= rstd[rows, None]
-        dnorm = do * norm
+        np.multiply(do, norm, out=dnorm)
         sums = dnorm.sum(axis=0), do.sum(axis=0)
         np.multiply(do, weight, out=dnorm)
         mean_dnorm = dnorm.mean(axis=1)

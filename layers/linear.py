@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from layers.tiles import row_tiles, run_tiles
+from layers.tiles import row_tiles, run_tiles, scratch
 
 
 def linear_forward(
@@ -56,7 +56,9 @@ def linear_backward(
     else:
         # matmul cannot add to what is there: form the sum a tile at a time.
         def work(rows: slice) -> None:
-            dweight[rows] += dout[:, rows].T @ x
+            (product,) = scratch(x.dtype, dweight[rows].shape)
+            np.matmul(dout[:, rows].T, x, out=product)
+            dweight[rows] += product
 
         run_tiles(work, row_tiles(dweight), products=True)
     if dbias is not None:

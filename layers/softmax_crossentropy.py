@@ -5,7 +5,7 @@ The probabilities are never stored: loss = lse - logits[target], where lse = log
 
 import numpy as np
 
-from layers.tiles import row_tiles, run_tiles
+from layers.tiles import row_tiles, run_tiles, scratch
 
 
 def softmax_crossentropy_forward(
@@ -24,7 +24,8 @@ def softmax_crossentropy_forward(
         row_logits = logits[rows]
         largest = row_logits.max(axis=1)
         # exp of a difference that is never above 0 cannot overflow.
-        exps = row_logits - largest[:, None]
+        (exps,) = scratch(logits.dtype, row_logits.shape)
+        np.subtract(row_logits, largest[:, None], out=exps)
         np.exp(exps, out=exps)
         lse[rows] = largest + np.log(exps.sum(axis=1))
         losses[rows] = lse[rows] - row_logits[np.arange(len(row_logits)), targets[rows]]

@@ -7,7 +7,9 @@ writes to it. NumPy releases the interpreter's lock inside its loops, so tiles r
 
 import functools
 import itertools
+import math
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -59,6 +61,26 @@ def run_tiles(
         return list(_threads().map(work, items))
     with _blas().limit(limits=1):
         return list(_threads().map(work, items))
+
+
+_memory = threading.local()
+
+
+def scratch(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+    """An array of each shape for the tile at hand, in memory that its thread uses again.
+
+    A tile asks once. Fresh arrays instead would be given back to the system and faulted in again
+    tile after tile: it made GELU's backward pass three times slower.
+    """
+    ends = [0]
+    for shape in shapes:
+        ends.append(ends[-1] + -(-math.prod(shape) * dtype.itemsize // 64) * 64)
+    if getattr(_memory, "block", np.empty(0)).nbytes < ends[-1]:
+        _memory.block = np.empty(ends[-1], np.uint8)
+    return [
+        _memory.block[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        for shape, start in zip(shapes, ends, strict=False)
+    ]
 
 
 def slices(length: int, count: int) -> list[slice]:
