@@ -1,0 +1,218 @@
+"""Token shards on disk, and the batches a training run reads from them.
+
+A shard is llm.c's .bin file: 256 int32 (20240520, 1, the number of tokens, zeros), then the tokens
+as uint16, all little-endian. Shards are mapped into memory, never read whole.
+
+Source of the format: llm.c, dev/data/data_common.py.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from errors import FormatError, UserError
+from files import replacing
+
+MAGIC = 20240520
+VERSION = 1
+HEADER_BYTES = 256 * 4
+OTHER_MAGICS = {20240326: "a llm.c model", 20240801: "llm.c's Llama 3 tokens, which are 32-bit"}
+
+
+def write_shard(path: str | Path, tokens: np.typing.ArrayLike) -> None:
+    """Write a shard; under its own name it is complete or not there.
+
+    Args:
+        tokens: (count,) integers.
+
+    Raises:
+        UserError: a token does not fit into 16 bits.
+        RunError: the file cannot be written.
+    """
+    path, tokens = Path(path), np.asarray(tokens)
+    for token in (tokens.min(initial=0), tokens.max(initial=0)):
+        if not 0 <= token <= 65535:
+            raise UserError(
+                f"token {token} does not fit into the 16 bits that {path} has for it; "
+                "use a tokenizer of at most 65,536 tokens"
+            )
+    header = np.zeros(256, "<i4")
+    header[:3] = MAGIC, VERSION, tokens.size
+    with replacing(path) as file:
+        file.write(header)
+        file.write(tokens.astype("<u2", copy=False))
+
+
+class DataLoader:
+    """Batches from all shards that match a pattern, epoch after epoch without end.
+
+    A shard of n tokens is cut into (n - 1) // seq_len windows of seq_len + 1 tokens, neighbours
+    sharing one: a window's first seq_len tokens are the inputs, its last seq_len the targets. Each
+    epoch orders the windows of all shards anew. The next num_ranks * batch_size of that order are
+    one global batch, of which every rank takes its own slice, so many ranks see together what one
+    rank with a larger batch sees. What does not fill a global batch at an epoch's end is left out.
+
+    Args:
+        pattern: a path whose last part may have wildcards, as in "data/pydocs/train_*.bin".
+        batch_size: B, windows per batch and rank.
+        seq_len: T, tokens per window.
+        vocab_size: every token must be below it.
+        seed: with the epoch's number it decides the order of the windows.
+        shuffle: whether to shuffle; if not, the windows come in the order of the files.
+        rank, num_ranks: which of how many processes this loader feeds.
+
+    Raises:
+        FormatError: a shard is damaged or something else.
+        UserError: no shard matches, all hold too little for one batch, or an argument is absurd.
+    """
+
+    def __init__(
+        self,
+        pattern: str | Path,
+        batch_size: int,
+        seq_len: int,
+        *,
+        vocab_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        num_ranks: int = 1,
+    ):
+        if batch_size < 1 or seq_len < 1:
+            raise UserError(
+                f"a batch of {batch_size} windows of {seq_len} tokens is empty; "
+                "both numbers must be 1 or more"
+            )
+        if not 0 <= rank < num_ranks:
+            raise UserError(f"rank {rank} must be 0 or more and below num_ranks, {num_ranks}")
+        if seed < 0:
+            raise UserError(f"seed {seed} must be 0 or more")
+        self.batch_size, self.seq_len, self.vocab_size = batch_size, seq_len, vocab_size
+        self.seed, self.shuffle = seed, shuffle
+        self.rank, self.num_ranks = rank, num_ranks
+
+        self.paths = _matching_files(Path(pattern))
+        self.shards = [_open_shard(path) for path in self.paths]
+        windows = [max(0, shard.size - 1) // seq_len for shard in self.shards]
+        self.first_windows = np.cumsum([0, *windows[:-1]])
+        self.num_windows = sum(windows)
+        if not len(self):
+            held = sum(shard.size for shard in self.shards)
+            needed = num_ranks * batch_size * seq_len + 1
+            raise UserError(
+                f"{pattern} holds {held} tokens, and one batch of {num_ranks * batch_size} windows "
+                f"needs at least {needed}; lower the batch size or the sequence length"
+            )
+        self.reset()
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self.num_windows // (self.num_ranks * self.batch_size)
+
+    def next_batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """The next batch: tokens (B, T) and targets (B, T), int32, new arrays every time.
+
+        Raises:
+            FormatError: a token is outside the vocabulary.
+        """
+        if self.position == len(self):
+            self._start_epoch(self.epoch + 1)
+        first = (self.position * self.num_ranks + self.rank) * self.batch_size
+        windows = self.order[first : first + self.batch_size]
+        batch = np.stack([self._window(window) for window in windows])  # (B, T+1)
+        self.position += 1
+        return batch[:, :-1].copy(), batch[:, 1:].copy()
+
+    def state(self) -> dict[str, int]:
+        """Where the loader stands: what `restore` needs to go on with the same batches."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go to where `state` was taken, by a loader of the same shards and arguments.
+
+        Raises:
+            UserError: no such place can exist.
+        """
+        if not (
+            isinstance(state, dict)
+            and state.keys() == {"epoch", "position"}
+            and all(type(number) is int for number in state.values())
+            and state["epoch"] >= 0
+            and 0 <= state["position"] <= len(self)
+        ):
+            raise UserError(
+                f"the data loader cannot go on from {state}: it needs an epoch of 0 or more and a "
+                f"position from 0 to {len(self)}; resume with the data and batch size of that run"
+            )
+        self._start_epoch(state["epoch"])
+        self.position = state["position"]
+
+    def reset(self) -> None:
+        """Back to the first batch of epoch 0."""
+        self._start_epoch(0)
+
+    def _start_epoch(self, epoch: int) -> None:
+        self.epoch, self.position = epoch, 0
+        if self.shuffle:
+            self.order = np.random.default_rng([self.seed, epoch]).permutation(self.num_windows)
+        else:
+            self.order = np.arange(self.num_windows)
+
+    def _window(self, window: int) -> np.ndarray:
+        """Window number `window`, counted over all shards: (T+1,) int32."""
+        shard = np.searchsorted(self.first_windows, window, side="right") - 1
+        start = (window - self.first_windows[shard]) * self.seq_len
+        tokens = self.shards[shard][start : start + self.seq_len + 1].astype(np.int32)
+        if tokens.max() >= self.vocab_size:
+            worst = tokens.argmax()
+            raise FormatError(
+                f"{self.paths[shard]}: token {tokens[worst]} at position {start + worst} is "
+                f"outside the vocabulary of {self.vocab_size} tokens; prepare the data with the "
+                "tokenizer of this model"
+            )
+        return tokens
+
+
+def _matching_files(pattern: Path) -> list[Path]:
+    paths = sorted(path for path in pattern.parent.glob(pattern.name) if path.is_file())
+    if not paths:
+        raise UserError(
+            f"no file matches {pattern}; prepare a corpus first, "
+            "for example with python dev/data/pydocs.py"
+        )
+    return paths
+
+
+def _open_shard(path: Path) -> np.memmap:
+    """The tokens of a shard, (count,) uint16, mapped read-only.
+
+    Raises:
+        FormatError: the file is not a shard, or an empty or a damaged one.
+    """
+    size = path.stat().st_size
+    if size < HEADER_BYTES:
+        raise FormatError(
+            f"{path} has {size} bytes, fewer than the {HEADER_BYTES} of a token file's header; "
+            "prepare the data again"
+        )
+    magic, version, count = (int(number) for number in np.fromfile(path, "<i4", 3))
+    if magic != MAGIC:
+        found = OTHER_MAGICS.get(magic, "another format")
+        raise FormatError(
+            f"{path} begins with {magic} instead of {MAGIC}: it looks like {found}; "
+            "give token files made by dev/data/"
+        )
+    if version != VERSION:
+        raise FormatError(
+            f"{path} is a token file of version {version}, and only {VERSION} is known; "
+            "prepare the data again"
+        )
+    held = (size - HEADER_BYTES) / 2
+    if held != count:
+        raise FormatError(
+            f"{path} promises {count} tokens and has {held:g}; "
+            "it is damaged, so prepare the data again"
+        )
+    if count == 0:
+        raise FormatError(f"{path} holds no tokens; prepare the data again from a text")
+    return np.memmap(path, "<u2", mode="r", offset=HEADER_BYTES)

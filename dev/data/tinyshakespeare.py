@@ -1,0 +1,34 @@
+"""Prepare tinyshakespeare: one megabyte of Shakespeare's plays.
+
+Each speech is a document, as in llm.c: an end-of-text token then comes often enough in so small a
+corpus that a model learns to begin from one. The last tenth of the plays is for validation.
+"""
+
+import argparse
+from pathlib import Path
+
+from dev.data.corpus import DATA, add_options, decode_text, source_file, write_corpus
+from errors import run_program
+
+URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_options(parser, "gpt2", DATA / "tinyshakespeare")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="use this copy of the text instead of downloading it",
+    )
+    arguments = parser.parse_args()
+    path = source_file(arguments.source, URL)
+    speeches = [f"{speech}\n\n" for speech in decode_text(path.read_bytes(), path).split("\n\n")]
+    cut = len(speeches) * 9 // 10
+    write_corpus(speeches[:cut], speeches[cut:], arguments.out, arguments.tokenizer)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,66 @@
+"""Prepare TinyStories: two gigabytes of short stories in words a child knows, written by GPT-4.
+
+Source: Eldan and Li 2023 (arXiv 2305.07759). The stories are read one by one, never all at once.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dev.data.corpus import DATA, add_options, decode_text, source_file, write_corpus
+from errors import run_program
+
+URL = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4"
+SEPARATOR = b"<|endoftext|>"
+
+
+class Stories:
+    """The stories of a file, read anew whenever they are gone through.
+
+    Args:
+        path: stories separated by `<|endoftext|>`.
+        keep: tells from a story's number, counted from 0, whether to take it.
+    """
+
+    def __init__(self, path: Path, keep: Callable[[int], bool] = lambda number: True):
+        self.path, self.keep = path, keep
+
+    def __iter__(self) -> Iterator[str]:
+        offset = 0
+        for number, story in enumerate(self._pieces()):
+            if self.keep(number):
+                yield decode_text(story, self.path, offset).strip()
+            offset += len(story) + len(SEPARATOR)
+
+    def _pieces(self) -> Iterator[bytes]:
+        rest = b""
+        with self.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                *stories, rest = (rest + block).split(SEPARATOR)
+                yield from stories
+        yield rest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_options(parser, "bpe:4096", DATA / "tinystories")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="use this file of stories instead of downloading, every hundredth for validation",
+    )
+    arguments = parser.parse_args()
+    if arguments.source:
+        path = source_file(arguments.source, URL)
+        train = Stories(path, lambda number: number % 100 != 99)
+        val = Stories(path, lambda number: number % 100 == 99)
+    else:
+        train = Stories(source_file(None, f"{URL}-train.txt"))
+        val = Stories(source_file(None, f"{URL}-valid.txt"))
+    write_corpus(train, val, arguments.out, arguments.tokenizer)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,303 @@
+import hashlib
+import io
+import re
+import sys
+import urllib.error
+import urllib.request
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataloader import DataLoader
+from dev import download_starter_pack
+from dev.data import corpus, pydocs, textfile, tinyshakespeare, tinystories
+from dev.download import download
+from errors import RunError, UserError
+from tokenizer import Tokenizer, load_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Nothing but a file on this machine can be fetched."""
+    real = urllib.request.urlopen
+
+    def urlopen(url, timeout):
+        if url.startswith("file:"):
+            return real(url, timeout=timeout)
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+
+
+def call(monkeypatch, module, *arguments):
+    monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+    module.main()
+
+
+def read_tokens(path: Path) -> list[int]:
+    return np.fromfile(path, "<u2", offset=1024).tolist()
+
+
+def read_documents(folder: Path, split: str) -> list[str]:
+    """The documents of one split, back from its tokens."""
+    tokenizer = Tokenizer.load(folder / "tokenizer.tiktoken")
+    tokens = [t for path in sorted(folder.glob(f"{split}_*.bin")) for t in read_tokens(path)]
+    assert tokens[0] == tokenizer.end_of_text
+    bounds = [i for i, t in enumerate(tokens) if t == tokenizer.end_of_text] + [len(tokens)]
+    return [tokenizer.decode(tokens[start + 1 : end]) for start, end in pairwise(bounds)]
+
+
+# Corpora
+
+
+def test_documents_come_back_from_the_corpus(tmp_path, capsys):
+    train, val = ["one\n", "", "two “quotes”"], ["three"]
+    corpus.write_corpus(train, val, tmp_path / "out", "bpe:5")
+    assert read_documents(tmp_path / "out", "train") == ["one\n", "two “quotes”"]
+    assert read_documents(tmp_path / "out", "val") == ["three"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["tokenizer.tiktoken", "train_000000.bin", "val_000000.bin"]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(str(tmp_path / "out"))
+    assert f"{len(read_tokens(tmp_path / 'out' / 'train_000000.bin'))} tokens to train on" in line
+
+
+def test_long_corpora_become_several_shards_and_no_old_one_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "SHARD_TOKENS", 7)
+    corpus.write_corpus(["abcdefghijklmnop", "qrs"], ["t"], tmp_path, "bytes")
+    shards = [read_tokens(path) for path in sorted(tmp_path.glob("train_*.bin"))]
+    assert [len(shard) for shard in shards] == [7, 7, 7]
+    tokens = [token for shard in shards for token in shard]
+    assert tokens == [256, *b"abcdefghijklmnop", 256, *b"qrs"]
+    corpus.write_corpus(["abc"], ["t"], tmp_path, "bytes")
+    assert [path.name for path in tmp_path.glob("train_*.bin")] == ["train_000000.bin"]
+
+
+def test_a_failure_leaves_the_corpus_that_was_there(tmp_path):
+    corpus.write_corpus(["abc"], ["d"], tmp_path, "bytes")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=r"no text for .*val_000000\.bin"):
+        corpus.write_corpus(["efg"], [" "], tmp_path, "bpe:3")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_vocabulary_is_trained_on_the_training_split_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "BPE_CHARACTERS", 4)
+    corpus.write_corpus(["ab", "ab", "cd" * 9, "ef" * 99], ["ghghgh"], tmp_path, "bpe:9")
+    ranks = Tokenizer.load(tmp_path / "tokenizer.tiktoken").ranks
+    assert list(ranks)[256:] == [b"ab"]
+
+
+@pytest.mark.parametrize("name", ["bpe:", "bpe:x", "bpe:-1", "bpe:65280"])
+def test_a_senseless_number_of_merges_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match=rf"{name} must be bpe: and a number .* 0 to 65279"):
+        corpus.write_corpus(["a"], ["b"], tmp_path / "out", name)
+
+
+def test_a_vocabulary_too_large_for_16_bits_is_refused(tmp_path):
+    singles = {bytes([byte]): byte for byte in range(256)}
+    pairs = {bytes([a, b]): 256 * (a + 1) + b for a in range(256) for b in range(256)}
+    Tokenizer(singles | pairs).save(tmp_path / "large.tiktoken")
+    with pytest.raises(UserError, match=r"large\.tiktoken has 65,793 tokens"):
+        corpus.write_corpus(["a"], ["b"], tmp_path / "out", str(tmp_path / "large.tiktoken"))
+
+
+def test_one_document_in_ten_is_for_validation():
+    train, val = corpus.split_documents([str(i) for i in range(25)])
+    assert val == ["5", "15"]
+    assert sorted(train + val, key=int) == [str(i) for i in range(25)]
+    assert [len(part) for part in corpus.split_documents(list("0123456789"))] == [9, 1]
+
+
+def test_few_documents_are_cut_at_a_line_end():
+    lines = "".join(f"line {i}\n" for i in range(100))
+    (train, second), (val, last) = corpus.split_documents([lines, "x" * 100])
+    assert train + val == lines
+    assert train.endswith("\n")
+    assert len(val) == pytest.approx(len(lines) / 10, abs=8)
+    assert (len(second), len(last)) == (90, 10)
+
+
+# Scripts
+
+
+def test_pydocs_is_text_that_a_model_can_train_on(tmp_path, monkeypatch):
+    call(monkeypatch, pydocs, "--out", tmp_path, "--tokenizer", "bpe:50")
+    train, val = read_documents(tmp_path, "train"), read_documents(tmp_path, "val")
+    assert len(train) + len(val) == len(pydocs.documents())
+    assert any(text.startswith('The "del" statement\n') for text in train + val)
+    assert not any(re.search(r"^[*=+|-]{4,}$", text, re.MULTILINE) for text in train + val)
+    known = {paragraph for text in train for paragraph in text.split("\n\n")}
+    paragraphs = [p for text in val for p in text.split("\n\n") if len(p) > 80]
+    assert len(paragraphs) > 20
+    assert sum(p in known for p in paragraphs) < len(paragraphs) / 20
+    loader = DataLoader(tmp_path / "train_*.bin", 4, 64, vocab_size=256 + 50 + 1)
+    assert loader.next_batch()[0].shape == (4, 64)
+
+
+def test_tinyshakespeare_is_cut_into_speeches(tmp_path, monkeypatch, starter):
+    source = starter / "tinyshakespeare.txt"
+    call(monkeypatch, tinyshakespeare, "--from", source, "--out", tmp_path)
+    train, val = read_documents(tmp_path, "train"), read_documents(tmp_path, "val")
+    assert train[0].startswith("First Citizen:\nBefore we proceed")
+    assert "".join(train + val).strip() == source.read_text(encoding="utf-8").strip()
+    assert len(val) == pytest.approx(0.1 * len(train + val), abs=1)
+    assert Tokenizer.load(tmp_path / "tokenizer.tiktoken").ranks == load_tokenizer("gpt2").ranks
+
+
+def test_tinystories_reads_stories_across_blocks(tmp_path, monkeypatch):
+    stories = [f"Story {i} of “Lily”.\n" + "She ran. " * i for i in range(250)]
+    path = tmp_path / "stories.txt"
+    path.write_bytes("\n<|endoftext|>\n".join(stories).encode())
+    expected = [story.strip() for story in stories]
+    assert list(tinystories.Stories(path)) == expected
+    arguments = ["--from", path, "--out", tmp_path / "out", "--tokenizer", "bytes"]
+    call(monkeypatch, tinystories, *arguments)
+    assert read_documents(tmp_path / "out", "val") == [expected[99], expected[199]]
+    train = expected[:99] + expected[100:199] + expected[200:]
+    assert read_documents(tmp_path / "out", "train") == train
+
+
+def test_tinystories_names_the_place_of_a_wrong_byte(tmp_path):
+    path = tmp_path / "stories.txt"
+    path.write_bytes(b"one<|endoftext|>two<|endoftext|>th\xffree")
+    with pytest.raises(UserError, match=r"stories\.txt is not UTF-8: byte 0xff at offset 34 "):
+        list(tinystories.Stories(path))
+
+
+def test_tinystories_downloads_both_files_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "DATA", tmp_path)
+    monkeypatch.setattr(tinystories, "URL", (tmp_path / "web").as_uri())
+    (tmp_path / "web-train.txt").write_text("one<|endoftext|>two", encoding="utf-8")
+    (tmp_path / "web-valid.txt").write_text("three", encoding="utf-8")
+    arguments = ["--out", tmp_path / "out", "--tokenizer", "bytes"]
+    call(monkeypatch, tinystories, *arguments)
+    (tmp_path / "web-train.txt").unlink()
+    call(monkeypatch, tinystories, *arguments)
+    assert read_documents(tmp_path / "out", "train") == ["one", "two"]
+    assert read_documents(tmp_path / "out", "val") == ["three"]
+
+
+def test_textfile_takes_files_and_folders(tmp_path, monkeypatch):
+    folder = tmp_path / "notes"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "b.md").write_bytes(b"\xef\xbb\xbfbee\r\n")  # as Windows' Notepad saves it
+    (folder / "deep" / "a.TXT").write_text("ay", encoding="utf-8")
+    (folder / "picture.png").write_bytes(b"\x89PNG")
+    (folder / "empty.txt").touch()
+    code = tmp_path / "program.c"
+    code.write_text("int main;", encoding="utf-8")
+    assert textfile.read_documents([folder, code]) == ["bee\n", "ay", "int main;"]
+    monkeypatch.setattr(textfile, "DATA", tmp_path / "data")
+    call(monkeypatch, textfile, folder, code)
+    assert read_documents(tmp_path / "data" / "notes", "train") == ["bee", "a", "int main"]
+    assert read_documents(tmp_path / "data" / "notes", "val") == ["y", ";"]
+
+
+def test_textfile_refuses_what_it_cannot_read(tmp_path):
+    path = tmp_path / "letter.txt"
+    path.write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match=r"letter\.txt is not UTF-8: byte 0xe9 at offset 3 is"):
+        textfile.read_documents([path])
+    path.write_bytes(b" \n")
+    with pytest.raises(UserError, match=r"there is no text in .*letter\.txt"):
+        textfile.read_documents([path])
+    with pytest.raises(UserError, match=r"there is no file or folder .*nowhere"):
+        textfile.read_documents([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize("module", [tinyshakespeare, tinystories])
+def test_a_missing_source_is_named(tmp_path, monkeypatch, module):
+    with pytest.raises(UserError, match=r"there is no file .*nowhere\.txt"):
+        call(monkeypatch, module, "--from", tmp_path / "nowhere.txt")
+
+
+@pytest.mark.parametrize("module", [tinyshakespeare, tinystories])
+def test_without_network_the_address_and_the_way_out_are_named(tmp_path, monkeypatch, module):
+    monkeypatch.setattr(corpus, "DATA", tmp_path)
+    with pytest.raises(RunError, match=r"cannot fetch https://.*\(no network\).* --from FILE"):
+        call(monkeypatch, module, "--out", tmp_path / "out")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+# Downloads
+
+
+def test_a_download_is_complete(tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(bytes(3_000_000))
+    sha256 = hashlib.sha256(bytes(3_000_000)).hexdigest()
+    download(source.as_uri(), tmp_path / "new" / "file", "do this", sha256)
+    assert (tmp_path / "new" / "file").read_bytes() == bytes(3_000_000)
+    assert len(list((tmp_path / "new").iterdir())) == 1
+
+
+def test_a_file_with_another_sum_is_not_kept(tmp_path):
+    (tmp_path / "source").write_bytes(b"abc")
+    with pytest.raises(RunError, match=r"SHA-256 is ba7816bf.* instead of 00.*; do this"):
+        download((tmp_path / "source").as_uri(), tmp_path / "file", "do this", "00" * 32)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_download_cut_short_is_not_kept(tmp_path, monkeypatch):
+    def urlopen(url, timeout):
+        response = io.BytesIO(b"abc")
+        response.headers = {"Content-Length": "10"}
+        return response
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    with pytest.raises(RunError, match=r"https://x/y \(only 3 of 10 bytes came\); do this"):
+        download("https://x/y", tmp_path / "file", "do this")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def pack(tmp_path, monkeypatch):
+    """A starter pack of two files, to be put into an empty folder."""
+    source = tmp_path / "source"
+    (source / "b").mkdir(parents=True)
+    (source / "a.txt").write_bytes(b"abc")
+    (source / "b" / "c").write_bytes(b"")
+    files = {
+        name: (f"https://x/{name}", hashlib.sha256((source / name).read_bytes()).hexdigest())
+        for name in ("a.txt", "b/c")
+    }
+    monkeypatch.setattr(download_starter_pack, "FILES", files)
+    monkeypatch.setattr(download_starter_pack, "STARTER", tmp_path / "starter")
+    return source
+
+
+def test_the_starter_pack_keeps_what_is_right_and_mends_the_rest(pack, monkeypatch, capsys):
+    call(monkeypatch, download_starter_pack, "--from", pack)
+    starter = download_starter_pack.STARTER
+    assert capsys.readouterr().out.count("fetched") == 2
+    (starter / "a.txt").write_bytes(b"damaged")
+    call(monkeypatch, download_starter_pack, "--from", pack)
+    assert capsys.readouterr().out.count("fetched") == 1
+    assert (starter / "a.txt").read_bytes() == b"abc"
+    call(monkeypatch, download_starter_pack)  # nothing is left to fetch from the network
+    assert capsys.readouterr().out.count("fetched") == 0
+
+
+def test_the_starter_pack_says_what_is_missing(pack, monkeypatch):
+    with pytest.raises(RunError, match=r"https://x/a\.txt \(no network\).* --from DIR"):
+        call(monkeypatch, download_starter_pack)
+    (pack / "a.txt").write_bytes(b"other")
+    with pytest.raises(RunError, match=r"a\.txt \(its SHA-256 is .* --from DIR"):
+        call(monkeypatch, download_starter_pack, "--from", pack)
+    (pack / "a.txt").unlink()
+    with pytest.raises(RunError, match=r"source/a\.txt \(.*No such file.* --from DIR"):
+        call(monkeypatch, download_starter_pack, "--from", pack)
+    with pytest.raises(UserError, match="nowhere is not a folder"):
+        call(monkeypatch, download_starter_pack, "--from", pack / "nowhere")
+    assert [path for path in download_starter_pack.STARTER.rglob("*") if path.is_file()] == []
+
+
+def test_tiktoken_finds_the_files_by_their_addresses():
+    names = [name for name in download_starter_pack.FILES if name.startswith("tiktoken/")]
+    assert len(names) == 2
+    for name in names:
+        url, _ = download_starter_pack.FILES[name]
+        assert name == f"tiktoken/{hashlib.sha1(url.encode()).hexdigest()}"
