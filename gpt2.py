@@ -115,6 +115,15 @@ class GPT2Config:
             "dfch": (N, 4 * C),
         }
 
+    def step_flops(self, B: int, T: int) -> int:
+        """Floating-point operations in the matrix products of one forward and backward pass.
+
+        Each weight takes part in 2 per row forward and 4 backward. Attention, of which half is
+        masked, has 2 products forward and 5 backward of 2 T (T / 2) C operations per sequence.
+        """
+        L, C, V = self.num_layers, self.channels, self.vocab_size
+        return 6 * B * T * (12 * L * C * C + V * C) + 7 * L * B * T * T * C
+
 
 PRESETS = {
     "tiny": GPT2Config(seq_len=128, vocab_size=1280, num_layers=4, num_heads=4, channels=128),

@@ -1,0 +1,106 @@
+"""Save and resume a run: a few flat arrays and what is needed to go on, in one file.
+
+The file is a NumPy archive (`numpy.load` opens it): `meta.json` and one .npy member for each array.
+Every member carries a checksum. What is in them is the caller's affair; a training run keeps the
+parameters, Adam's moments m and v, and the state of everything else that moves.
+"""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from errors import FormatError, UserError
+from files import replacing
+
+FORMAT = "llm.np checkpoint"
+VERSION = 1
+
+
+def save_checkpoint(path: Path, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a checkpoint; whatever happens on the way, the previous one or this one is whole.
+
+    Args:
+        path: the file, which is replaced in one instant when the new one is on the disk.
+        meta: anything JSON can hold.
+        arrays: flat arrays by name.
+
+    Raises:
+        RunError: it cannot be written; the previous one is unharmed.
+    """
+    header = {"format": FORMAT, "version": VERSION, **meta}
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("meta.json", json.dumps(header))
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What was saved beside the arrays.
+
+    Raises:
+        UserError: there is no such file.
+        FormatError: it is not a whole checkpoint.
+    """
+    with _opened(path) as archive:
+        meta = json.loads(archive.read("meta.json"))
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise FormatError(f"{path} is an archive, but not a checkpoint of this project")
+    if meta["version"] != VERSION:
+        raise FormatError(
+            f"{path} is a checkpoint of version {meta['version']}; this program reads {VERSION}"
+        )
+    return meta
+
+
+def load_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Fill flat arrays with what was saved under their names, without a second copy in memory.
+
+    Raises:
+        UserError: there is no such file.
+        FormatError: it is damaged, or its arrays have another size or type.
+    """
+    with _opened(path) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy") as member:
+                np.lib.format.read_magic(member)
+                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
+                if (shape, dtype) != (array.shape, array.dtype):
+                    raise FormatError(
+                        f"{path}: {name} has {shape} elements of {dtype}, "
+                        f"where {array.shape} of {array.dtype} are needed"
+                    )
+                # The last read reaches the member's end, where its checksum is compared.
+                view = memoryview(array).cast("B")
+                while view:
+                    view = view[member.readinto(view[: 1 << 24]) :]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A checkpoint's archive; whatever is wrong with the file leaves as one kind of error."""
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except FormatError:
+        raise
+    # What zipfile, json and NumPy raise on damaged bytes.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        LookupError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        raise FormatError(
+            f"{path} is damaged or not a checkpoint ({error}); go back to an earlier copy"
+        ) from error
