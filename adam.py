@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from buffers import Buffer
+from buffers import Buffer, extents
 from errors import RunError
 from layers.tiles import row_tiles, run_tiles, scratch, slices, tile_count
 
@@ -43,7 +43,7 @@ class AdamW:
         # Tensor by tensor, because some decay and some do not.
         self._tiles = [
             (slice(start + tile.start, start + tile.stop), decays(name))
-            for name, (start, stop) in params.extents().items()
+            for name, (start, stop) in extents(params.shapes).items()
             for tile in slices(stop - start, tile_count(stop - start))
         ]
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+Shapes = Mapping[str, tuple[int, ...]]
+
 
 class Buffer:
     """Allocates one flat array, once, and hands out a named view for each tensor in it.
@@ -18,22 +20,13 @@ class Buffer:
     Views are never copies: what is written to one is written to the flat array.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32) -> None:
+    def __init__(self, shapes: Shapes, dtype: Any = np.float32) -> None:
         self.shapes = dict(shapes)
         # The system gives zeroed pages as they are touched: what is never used costs nothing.
         self.flat = np.zeros(num_elements(shapes), dtype)
         self._views: dict[str, np.ndarray] = {}
-        for name, (start, stop) in self.extents().items():
+        for name, (start, stop) in extents(shapes).items():
             self._views[name] = self.flat[start:stop].reshape(self.shapes[name])
-
-    def extents(self) -> dict[str, tuple[int, int]]:
-        """Where each tensor starts and stops in the flat array, in elements."""
-        extents, start = {}, 0
-        for name, shape in self.shapes.items():
-            stop = start + math.prod(shape)
-            extents[name] = start, stop
-            start = stop
-        return extents
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._views[name]
@@ -61,13 +54,23 @@ class Buffer:
         """A table: name, shape, offset in bytes, bytes."""
         itemsize = self.flat.itemsize
         lines = [f"{'name':<16} {'shape':<24} {'offset':>14} {'bytes':>14}"]
-        for name, (start, stop) in self.extents().items():
+        for name, (start, stop) in extents(self.shapes).items():
             offset, size = start * itemsize, (stop - start) * itemsize
             lines.append(f"{name:<16} {self.shapes[name]!s:<24} {offset:>14,} {size:>14,}")
         lines.append(f"{'total':<16} {self.flat.dtype!s:<24} {'':>14} {self.flat.nbytes:>14,}")
         return "\n".join(lines)
 
 
-def num_elements(shapes: Mapping[str, tuple[int, ...]]) -> int:
+def num_elements(shapes: Shapes) -> int:
     """How many elements a buffer of these shapes has, without allocating it."""
     return sum(math.prod(shape) for shape in shapes.values())
+
+
+def extents(shapes: Shapes) -> dict[str, tuple[int, int]]:
+    """Where each tensor of a buffer of these shapes starts and stops, in elements."""
+    result, start = {}, 0
+    for name, shape in shapes.items():
+        stop = start + math.prod(shape)
+        result[name] = start, stop
+        start = stop
+    return result

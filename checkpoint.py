@@ -20,6 +20,12 @@ from files import replacing
 
 FORMAT = "llm.np checkpoint"
 VERSION = 1
+CHECKPOINT = "checkpoint.npz"  # its name in a run's folder
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint in a run's folder; any other path is one already."""
+    return path / CHECKPOINT if path.is_dir() else path
 
 
 def save_checkpoint(path: Path, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

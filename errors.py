@@ -5,6 +5,7 @@ where, and what to do. A program ends through `run_program`, which prints that s
 else.
 """
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -38,11 +39,14 @@ def run_program(main: Callable[[], None]) -> None:
         sys.exit(0)
     except UserError as error:
         status, sentence = 2, str(error)
+    except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (RunError, OSError) as error:
         status, sentence = 1, str(error)
     except MemoryError as error:
         status, sentence = 1, f"out of memory: {error}"
-    except KeyboardInterrupt:
-        status, sentence = 130, "interrupted"
+    except KeyboardInterrupt as interrupt:
+        status, sentence = 130, str(interrupt) or "interrupted"
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(status)

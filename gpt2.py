@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from buffers import Buffer
+from buffers import Buffer, Shapes
 from errors import UserError
 from layers.attention import attention_backward, attention_forward
 from layers.embedding import (
@@ -31,8 +31,6 @@ from layers.softmax_crossentropy import (
     softmax_crossentropy_backward,
     softmax_crossentropy_forward,
 )
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)

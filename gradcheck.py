@@ -23,6 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from buffers import extents
 from errors import RunError, UserError, run_program
 from files import save_figure
 from gpt2 import GPT2, GPT2Config
@@ -416,7 +417,7 @@ def check_model(
     model.forward(tokens, targets)
     model.backward()
     results = []
-    for name, (start, stop) in model.params.extents().items():
+    for name, (start, stop) in extents(model.params.shapes).items():
         chosen = rng.choice(stop - start, min(elements, stop - start), replace=False)
         expected = differences(
             lambda: np.array(model.forward(tokens, targets)),

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 from matplotlib.figure import Figure
 
-from buffers import Buffer
+from buffers import Shapes, extents, num_elements
 from errors import RunError, UserError
 from files import replacing, save_figure
 
@@ -28,36 +28,35 @@ class Log:
     """log.csv: a row for each step, on the disk as soon as it is known.
 
     Args:
-        path: the file. On resuming, rows from `first_step` on belong to steps that were lost, and
-            are dropped.
-        first_step: the step that comes next.
+        path: the file; what a resumed run has written to it before is kept.
+        steps_done: rows of later steps are dropped: those steps were lost, and come again.
     """
 
-    def __init__(self, path: Path, first_step: int) -> None:
+    def __init__(self, path: Path, steps_done: int) -> None:
         self.path = path
         self.rows: list[dict[str, float | None]] = []
-        if first_step and path.is_file():
+        if steps_done and path.is_file():
             with path.open(encoding="utf-8", newline="") as file:
                 self.rows = [
                     {name: kind(row[name]) if row[name] else None for name, kind in COLUMNS.items()}
                     for row in csv.DictReader(file)
-                    if int(row["step"]) < first_step
+                    if int(row["step"]) <= steps_done
                 ]
         with replacing(path) as file:
             file.write(",".join(COLUMNS).encode() + b"\n")
             for row in self.rows:
                 file.write(self._line(row).encode())
 
-    def write(self, row: dict[str, float | None]) -> None:
-        """Add the row of a step.
+    def write(self, *values: float | None) -> None:
+        """Add the row of a step, its values in the order of `COLUMNS`.
 
         Raises:
             RunError: the file cannot be written.
         """
-        self.rows.append(row)
+        self.rows.append(dict(zip(COLUMNS, values, strict=True)))
         try:
             with self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(self._line(row))
+                file.write(self._line(self.rows[-1]))
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -100,48 +99,62 @@ def matmul_peak(size: int = 1536, repeats: int = 6) -> float:
     return 2 * size**3 / min(seconds) / 1e9
 
 
-def check_memory(parts: Mapping[str, int], advice: str) -> None:
-    """Print the memory that a run needs, and refuse it where the machine has less.
+def check_memory(buffers: Mapping[str, Shapes], advice: str, itemsize: int = 4) -> None:
+    """Print the memory that buffers of these shapes need; refuse it where the machine has less.
 
     Args:
-        parts: bytes by what they are for.
+        buffers: the table of shapes of each.
         advice: what to lower.
+        itemsize: bytes per element.
 
     Raises:
         UserError: less is available.
     """
-    total, available = sum(parts.values()), psutil.virtual_memory().available
-    listed = ", ".join(f"{name} {megabytes(size)}" for name, size in parts.items())
-    print(f"memory: {megabytes(total)} ({listed})")
-    if total > available:
+    sizes = {name: itemsize * num_elements(shapes) for name, shapes in buffers.items()}
+    needed, available = sum(sizes.values()), psutil.virtual_memory().available
+    listed = ", ".join(f"{name} {megabytes(size)}" for name, size in sizes.items())
+    print(f"memory: {megabytes(needed)} ({listed})", flush=True)
+    if needed > available:
         raise UserError(
-            f"this run needs {megabytes(total)} of memory, and {megabytes(available)} are "
-            f"available here; {advice}"
+            f"this run needs {megabytes(needed)} of memory, and this machine has "
+            f"{megabytes(available)} available; {advice}"
         )
 
 
-def megabytes(size: int) -> str:
-    """1234567890 -> "1,177 MiB"."""
+def megabytes(size: float) -> str:
+    """Bytes for a person: "1,177 MiB", or "0.3 MiB"."""
     return f"{size / 2**20:,.1f} MiB" if size < 10 * 2**20 else f"{size / 2**20:,.0f} MiB"
 
 
-def draw_memory_map(buffers: Mapping[str, Buffer], path: Path) -> None:
-    """Draw flat buffers to scale, each a bar in which every tensor has its place and its colour."""
-    figure = Figure(figsize=(14, 1.1 + 1.1 * len(buffers)), layout="constrained")
-    axes = figure.subplots()
-    longest = max(buffer.flat.nbytes for buffer in buffers.values())
-    for row, buffer in enumerate(buffers.values()):
-        itemsize = buffer.flat.itemsize
-        for i, (name, (start, stop)) in enumerate(buffer.extents().items()):
+def draw_memory_map(buffers: Mapping[str, Shapes], path: Path, itemsize: int = 4) -> None:
+    """Draw flat buffers to scale: a bar for each, in which every tensor has its place.
+
+    Args:
+        buffers: the table of shapes of each.
+        path: the picture; its suffix says in which format.
+        itemsize: bytes per element.
+    """
+    figure = Figure(figsize=(14, 1.5 * len(buffers)), layout="constrained")
+    every_axes = figure.subplots(len(buffers), squeeze=False)[:, 0]
+    for axes, (label, shapes) in zip(every_axes, buffers.items(), strict=True):
+        total = num_elements(shapes) * itemsize / 2**20
+        for i, (name, (start, stop)) in enumerate(extents(shapes).items()):
             left, width = start * itemsize / 2**20, (stop - start) * itemsize / 2**20
-            axes.barh(row, width, left=left, height=0.7, color=f"C{i % 10}", edgecolor="white")
-            if width > 0.012 * len(name) * longest / 2**20:
-                axes.text(left + width / 2, row, name, ha="center", va="center", fontsize=8)
-    axes.set_yticks(
-        range(len(buffers)),
-        [f"{label}\n{megabytes(buffer.flat.nbytes)}" for label, buffer in buffers.items()],
-    )
-    axes.invert_yaxis()
-    axes.set_xlabel("offset in the flat buffer (MiB)")
-    axes.set_xlim(0, longest / 2**20)
+            # Neighbours differ in brightness, for a picture printed in grey.
+            axes.barh(0, width, left=left, color=("0.85", "0.65")[i % 2], edgecolor="white")
+            if width > 0.012 * total:
+                upright = width > 0.009 * len(name) * total
+                axes.text(
+                    left + width / 2,
+                    0,
+                    name,
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    rotation=0 if upright else 90,
+                )
+        axes.set_title(f"{label}, {megabytes(total * 2**20)}", loc="left", fontsize=9)
+        axes.set_yticks([])
+        axes.set_xlim(0, total)
+    every_axes[-1].set_xlabel("offset in the flat buffer (MiB)")
     save_figure(figure, path)

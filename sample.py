@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint import load_arrays, read_meta
+from checkpoint import find_checkpoint, load_arrays, read_meta
 from errors import UserError, run_program
 from gpt2 import GPT2, GPT2Config
 from tokenizer import Tokenizer
@@ -130,7 +130,7 @@ def load_gpt2(path: Path, batch_size: int = 1) -> tuple[GPT2, Tokenizer]:
         UserError: there is no checkpoint.
         FormatError: it is damaged.
     """
-    path = path / "checkpoint.npz" if path.is_dir() else path
+    path = find_checkpoint(path)
     meta = read_meta(path)
     model = GPT2(GPT2Config(**meta["config"]), batch_size, seed=None)
     load_arrays(path, {"params": model.params.flat})

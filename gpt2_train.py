@@ -1,0 +1,430 @@
+"""Train a GPT-2: the program to read first, top to bottom.
+
+python gpt2_train.py                        a small model on Python's documentation, in minutes
+python gpt2_train.py --resume runs/tiny     go on after an interruption
+python gpt2_train.py --preset gpt2 --data tinyshakespeare --batch-size 4 --seq-len 64
+"""
+
+import argparse
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adam import AdamW, cosine_schedule
+from checkpoint import CHECKPOINT, find_checkpoint, load_arrays, read_meta, save_checkpoint
+from dataloader import DataLoader
+from dev.data import pydocs
+from errors import RunError, UserError, run_program
+from gpt2 import GPT2, PRESETS, GPT2Config
+from report import Log, check_memory, draw_memory_map, matmul_peak
+from sample import generate
+from tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parent
+NOT_SAVED = ("out", "resume", "init_from", "memory_map")
+
+
+def main() -> None:
+    args, saved = read_arguments()
+    folder = find_corpus(args.data)
+    tokenizer = Tokenizer.load(folder / "tokenizer.tiktoken")
+
+    # The model's numbers: those of the run or checkpoint to go on with, else the preset's.
+    origin = saved
+    if args.init_from:
+        origin = read_meta(find_checkpoint(args.init_from))
+    if origin:
+        config = GPT2Config(**origin["config"])
+        if origin["tokenizer"] != tokenizer.to_text():
+            raise UserError(
+                f"{folder} has another vocabulary than the checkpoint was trained with; prepare it "
+                "again with that --tokenizer"
+            )
+    else:
+        config = replace(PRESETS[args.preset], vocab_size=tokenizer.vocab_size)
+    B, T = args.batch_size, args.seq_len or min(config.seq_len, 256)
+
+    # The tables of shapes tell what will be allocated, to the byte.
+    params, acts = config.param_shapes(), config.act_shapes(B, T)
+    buffers = {
+        "parameters": params,
+        "gradients": params,
+        "Adam's m": params,
+        "Adam's v": params,
+        "activations": acts,
+    }
+    if args.memory_map:
+        draw_memory_map(buffers, args.memory_map)
+    check_memory(buffers, "lower --batch-size or --seq-len, or choose a smaller --preset")
+
+    shards = {"vocab_size": config.vocab_size, "seed": args.seed}
+    model = GPT2(config, B, T, seed=None if origin else args.seed)
+    run = Run(
+        args=args,
+        corpus=folder,
+        tokenizer=tokenizer,
+        model=model,
+        optimizer=AdamW(
+            model.params,
+            model.grads,
+            betas=(args.beta1, args.beta2),
+            weight_decay=args.weight_decay,
+        ),
+        batches=DataLoader(folder / "train_*.bin", B, T, **shards),
+        val_batches=DataLoader(folder / "val_*.bin", B, T, shuffle=False, **shards),
+        rng=np.random.default_rng(args.seed),
+    )
+    if saved:
+        run.restore(saved)
+    elif args.init_from:
+        load_arrays(find_checkpoint(args.init_from), {"params": model.params.flat})
+    train(run)
+
+
+def train(run: "Run") -> None:
+    """Train until `--steps`, an interruption, or a loss that is no number.
+
+    Raises:
+        RunError: the loss or the gradients are not finite; the last checkpoint stays.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; the step was finished and saved.
+    """
+    args, model = run.args, run.model
+    tokens_per_step = args.grad_accum * model.batch_size * model.seq_len
+    gflop_per_step = (
+        args.grad_accum * model.config.step_flops(model.batch_size, model.seq_len) / 1e9
+    )
+    peak = matmul_peak()
+    print(f"{model.params.flat.size:,} parameters on {run.corpus}; the run is in {args.out}")
+    print(f"this machine multiplies matrices at {peak:.0f} GFLOP/s", flush=True)
+
+    log = Log(args.out / "log.csv", run.step)
+    stop = StopRequest()
+    while run.step < args.steps and not stop.requested:
+        begin = time.perf_counter()
+        lr = cosine_schedule(run.step, args.lr, args.min_lr, args.warmup, args.steps)
+        try:
+            loss, norm = take_step(run, lr)
+        except RunError as error:
+            raise RunError(
+                f"step {run.step + 1}: {error}; training has stopped, and {args.out / CHECKPOINT} "
+                "is as it was last saved: resume from it with a lower --lr"
+            ) from error
+        seconds = time.perf_counter() - begin
+        run.step += 1
+        speed = gflop_per_step / seconds
+        print(
+            f"step {run.step:>4}/{args.steps}  loss {loss:.4f}  norm {norm:.2f}  lr {lr:.2e}  "
+            f"{1e3 * seconds:.0f} ms  {tokens_per_step / seconds:,.0f} tokens/s  "
+            f"{speed:.0f} GFLOP/s ({speed / peak:.0%} of peak)",
+            flush=True,
+        )
+
+        last = run.step == args.steps or stop.requested
+        val_loss = None
+        if last or run.step % args.val_every == 0:
+            val_loss = run.validate()
+            print(f"step {run.step:>4}/{args.steps}  validation loss {val_loss:.4f}", flush=True)
+        log.write(run.step, loss, val_loss, norm, lr, 1e3 * seconds, tokens_per_step / seconds)
+        if last or run.step % args.sample_every == 0:
+            print(f"--- a sample ---\n{run.speak()}\n----------------", flush=True)
+        if last or run.step % args.save_every == 0:
+            run.save()
+            log.draw(args.out / "loss.png", f"{args.preset} on {run.corpus.name}")
+
+    if stop.requested:
+        raise KeyboardInterrupt(
+            f"stopped after step {run.step}, which is saved; "
+            f"go on with: python gpt2_train.py --resume {args.out}"
+        )
+    print(f"wrote {args.out / CHECKPOINT}, {log.path} and {args.out / 'loss.png'}")
+    print(f'let it speak: python sample.py {args.out} --prompt "The"')
+
+
+def take_step(run: "Run", lr: float) -> tuple[float, float]:
+    """One step of the optimiser, on the mean of `--grad-accum` batches.
+
+    Returns:
+        The loss before the step, and the norm of its gradient.
+
+    Raises:
+        RunError: one of them is not finite; the parameters are unchanged.
+    """
+    n = run.args.grad_accum
+    loss = 0.0
+    run.model.zero_grad()
+    for _ in range(n):
+        tokens, targets = run.batches.next_batch()
+        loss += run.model.forward(tokens, targets) / n
+        run.model.backward(1 / n)
+    if not math.isfinite(loss):
+        raise RunError(f"the loss is {loss}")
+    return loss, run.optimizer.step(lr, max_norm=run.args.clip)
+
+
+@dataclass
+class Run:
+    """All that a run consists of, and all that has to be saved of it."""
+
+    args: argparse.Namespace
+    corpus: Path
+    tokenizer: Tokenizer
+    model: GPT2
+    optimizer: AdamW
+    batches: DataLoader
+    val_batches: DataLoader
+    rng: np.random.Generator  # of the samples
+    step: int = 0
+
+    def validate(self) -> float:
+        """The mean loss over the first `--val-batches` batches of the validation split."""
+        self.val_batches.reset()
+        count = min(self.args.val_batches, len(self.val_batches))
+        return sum(self.model.forward(*self.val_batches.next_batch()) for _ in range(count)) / count
+
+    def speak(self) -> str:
+        """What the model says when nothing is said to it."""
+        settings = {"temperature": 0.8, "top_p": 0.95, "rng": self.rng}
+        return "".join(generate(self.model, self.tokenizer, "", max_tokens=64, **settings))
+
+    def save(self) -> None:
+        """Write the checkpoint: what `restore` needs to go on as if nothing had happened."""
+        settings = {name: value for name, value in vars(self.args).items() if name not in NOT_SAVED}
+        meta = {
+            "model": "gpt2",
+            "config": asdict(self.model.config),
+            "step": self.step,
+            "loader": self.batches.state(),
+            "rng": self.rng.bit_generator.state,
+            "settings": settings | {"data": str(self.corpus)},
+            "tokenizer": self.tokenizer.to_text(),
+        }
+        save_checkpoint(self.args.out / CHECKPOINT, meta, self._arrays())
+
+    def restore(self, meta: dict[str, Any]) -> None:
+        """Go to where the run was saved."""
+        load_arrays(self.args.out / CHECKPOINT, self._arrays())
+        self.step = self.optimizer.num_steps = meta["step"]
+        self.batches.restore(meta["loader"])
+        self.rng.bit_generator.state = meta["rng"]
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        optimizer = self.optimizer
+        return {"params": self.model.params.flat, "m": optimizer.m.flat, "v": optimizer.v.flat}
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM asks to stop after the step at hand; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.requested = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("finishing this step; once more to stop at once, without saving", file=sys.stderr)
+
+
+def read_arguments() -> tuple[argparse.Namespace, dict[str, Any] | None]:
+    """The settings of the run, and what was saved of the run to resume.
+
+    Raises:
+        UserError: a setting is out of its range, or two contradict each other.
+    """
+    parser = make_parser()
+    args, saved = parser.parse_args(), None
+    if args.resume:
+        saved = read_meta(find_checkpoint(args.resume))
+        # The run's settings take the place of the defaults; what is given here precedes both.
+        parser.set_defaults(**{**saved["settings"], "preset": None})
+        args = parser.parse_args()
+        if args.preset or args.init_from or args.out:
+            raise UserError(
+                f"--resume goes on with the model in {args.resume}; leave out --preset, "
+                "--init-from and --out"
+            )
+        args.preset, args.out = saved["settings"]["preset"], args.resume
+        if args.steps <= saved["step"]:
+            raise UserError(
+                f"{args.resume} has done its {saved['step']} steps; give a higher --steps to go on"
+            )
+    elif args.preset not in PRESETS:
+        raise UserError(f"there is no preset {args.preset!r}; choose from {', '.join(PRESETS)}")
+    elif args.out and (args.out / CHECKPOINT).exists():
+        raise UserError(
+            f"{args.out} holds a run already; go on with it by --resume {args.out}, or choose "
+            "another --out"
+        )
+    elif not args.out:
+        names = (
+            f"runs/{args.preset}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 10**6)))
+        )
+        args.out = next(path for path in map(Path, names) if not path.exists())
+    return args, saved
+
+
+def find_corpus(name: str | None) -> Path:
+    """The folder of a corpus: the one named, else the one made last, else pydocs, made now.
+
+    Raises:
+        UserError: there is no corpus of that name.
+    """
+    if name:
+        for folder in (Path(name), ROOT / "data" / name):
+            if (folder / "tokenizer.tiktoken").is_file():
+                return folder
+        raise UserError(
+            f"there is no corpus {name}, neither as a folder nor in data/; make one with a script "
+            "in dev/data, for example python dev/data/textfile.py MY.txt"
+        )
+    made = list((ROOT / "data").glob("*/tokenizer.tiktoken"))
+    if made:
+        return max(made, key=lambda path: path.stat().st_mtime).parent
+    print("no corpus is prepared: preparing Python's own documentation", flush=True)
+    folder = ROOT / "data" / "pydocs"
+    pydocs.prepare(folder)
+    return folder
+
+
+def at_least(least: int | float) -> Callable[[str], int | float]:
+    """For argparse: a number of the type of `least`, and not below it."""
+
+    def convert(text: str) -> int | float:
+        value = type(least)(text)
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be a number from {least} up, not {text}")
+        return value
+
+    convert.__name__ = "number"  # in argparse's own message about what is no number at all
+    return convert
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train a GPT-2 in plain NumPy. Without arguments: a small one, on Python's own "
+        "documentation, in under three minutes on two cores.",
+    )
+    default = "(default: %(default)s)"
+
+    model = parser.add_argument_group("the model")
+    model.add_argument("--preset", default="tiny", help=f"{', '.join(PRESETS)} {default}")
+    model.add_argument(
+        "--init-from", type=Path, metavar="PATH", help="fine-tune this run or checkpoint instead"
+    )
+
+    data = parser.add_argument_group("the data")
+    data.add_argument(
+        "--data",
+        metavar="NAME",
+        help="a corpus in data/, or any folder that a script in dev/data made (default: the one "
+        "made last; if there is none, pydocs is made now)",
+    )
+    data.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        default=16,
+        metavar="B",
+        help=f"sequences at once {default}",
+    )
+    data.add_argument(
+        "--seq-len",
+        type=at_least(1),
+        metavar="T",
+        help="tokens in a sequence (default: as many as the model has positions, but at most 256)",
+    )
+    data.add_argument(
+        "--grad-accum",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help=f"batches in one step {default}",
+    )
+
+    optimiser = parser.add_argument_group("the optimiser")
+    optimiser.add_argument(
+        "--steps", type=at_least(1), default=500, metavar="N", help=f"in all {default}"
+    )
+    optimiser.add_argument(
+        "--lr", type=at_least(0.0), default=3e-3, help=f"highest learning rate {default}"
+    )
+    optimiser.add_argument(
+        "--min-lr", type=at_least(0.0), default=0.0, help=f"last learning rate {default}"
+    )
+    optimiser.add_argument(
+        "--warmup",
+        type=at_least(0),
+        default=50,
+        metavar="N",
+        help=f"steps up to the highest {default}",
+    )
+    optimiser.add_argument("--weight-decay", type=at_least(0.0), default=0.1, help=default)
+    optimiser.add_argument("--beta1", type=at_least(0.0), default=0.9, help=default)
+    optimiser.add_argument("--beta2", type=at_least(0.0), default=0.99, help=default)
+    optimiser.add_argument(
+        "--clip", type=at_least(0.0), default=1.0, help=f"largest gradient norm {default}"
+    )
+
+    run = parser.add_argument_group("the run")
+    run.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where checkpoint.npz, log.csv and loss.png go (default: runs/PRESET, or the next "
+        "free name like it)",
+    )
+    run.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with the run in DIR, with its settings but for those given here",
+    )
+    run.add_argument(
+        "--seed", type=at_least(0), default=0, help=f"of weights, data, samples {default}"
+    )
+    run.add_argument(
+        "--val-every",
+        type=at_least(1),
+        default=50,
+        metavar="N",
+        help=f"steps between validations {default}",
+    )
+    run.add_argument(
+        "--val-batches",
+        type=at_least(1),
+        default=20,
+        metavar="N",
+        help=f"at most, each time {default}",
+    )
+    run.add_argument(
+        "--sample-every",
+        type=at_least(1),
+        default=100,
+        metavar="N",
+        help=f"steps between samples {default}",
+    )
+    run.add_argument(
+        "--save-every",
+        type=at_least(1),
+        default=100,
+        metavar="N",
+        help=f"steps between checkpoints {default}",
+    )
+    run.add_argument(
+        "--memory-map",
+        type=Path,
+        metavar="FILE",
+        help="draw the flat buffers to scale into this picture, and stop",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run_program(main)
