@@ -7,7 +7,6 @@ parameters, Adam's moments m and v, and the state of everything else that moves.
 
 import json
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,20 +92,14 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     """A checkpoint's archive; whatever is wrong with the file leaves as one kind of error."""
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except FormatError:
-        raise
-    # What zipfile, json and NumPy raise on damaged bytes.
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        LookupError,
-        ValueError,
-        RuntimeError,
-    ) as error:
-        raise FormatError(
-            f"{path} is damaged or not a checkpoint ({error}); go back to an earlier copy"
-        ) from error
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                yield archive
+        except (UserError, MemoryError):
+            raise
+        # On damaged bytes zipfile, json and NumPy's parser of headers raise nearly anything.
+        except Exception as error:
+            raise FormatError(
+                f"{path} is damaged or not a checkpoint ({error}); go back to an earlier copy"
+            ) from error

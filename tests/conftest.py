@@ -1,9 +1,14 @@
+import importlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from dev.data.textfile import main as prepare_textfile
 from dev.download_starter_pack import FILES, STARTER
+from errors import run_program
 
 # On a busy machine a first example may take long; that is no failure.
 settings.register_profile("llm.np", deadline=None)
@@ -16,3 +21,31 @@ def starter() -> Path:
     if not all((STARTER / name).is_file() for name in FILES):
         pytest.skip("needs real files: python dev/download_starter_pack.py")
     return STARTER
+
+
+@pytest.fixture
+def program(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs a program in this process: (exit status, what it printed, what it complained about)."""
+
+    def run(module: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"{module}.py", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            run_program(importlib.import_module(module).main)
+        return exit_.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """A small corpus of real English, as dev/data/textfile.py makes it."""
+    from dev.data.pydocs import documents
+
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "text.txt").write_text("\n".join(documents()[:4]), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        arguments = [str(folder / "text.txt"), "--tokenizer", "bpe:100", "--out", str(folder)]
+        patch.setattr(sys, "argv", ["textfile.py", *arguments])
+        prepare_textfile()
+    return folder

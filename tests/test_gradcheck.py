@@ -1,0 +1,279 @@
+"""gradcheck passes what is right and catches what is wrong, ours and a learner's."""
+
+import math
+
+import numpy as np
+import pytest
+
+import gradcheck
+from gradcheck import LAYERS, check, check_case, check_layer, check_model
+
+
+def verdicts(name, mutant, *shape):
+    """Whether each tensor passes, with `mutant` as the layer's backward pass."""
+    layer = LAYERS[name]
+    return {
+        result.tensor: result.ok
+        for result in check_case(layer.make_case(layer.forward, mutant, *shape))
+    }
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_passes(name):
+    results = check_layer(name)
+    assert results
+    assert all(result.ok for result in results)
+
+
+@pytest.mark.parametrize("shape", gradcheck.MODEL_SHAPES)
+def test_the_whole_model_passes(shape):
+    results = check_model(*shape)
+    assert len(results) == 16
+    assert all(result.ok and result.elements >= 20 for result in results)
+
+
+def test_a_wrong_layer_is_caught_in_the_whole_model(monkeypatch):
+    def without_derivative(dx, dout, x):
+        dx[...] = dout
+
+    monkeypatch.setattr("gpt2.gelu_backward", without_derivative)
+    wrong = {
+        result.tensor.split()[0]
+        for result in check_model(*gradcheck.MODEL_SHAPES[0])
+        if not result.ok
+    }
+    assert "gpt2.fcw" in wrong
+    assert "gpt2.lnfw" not in wrong  # it comes before the mistake
+
+
+# --- planted mistakes: each function is the plain backward pass with one of them switched on ---
+
+
+def plain_linear(mistake):
+    def backward(dx, dweight, dbias, dout, x, weight, accumulate=False):
+        dx[...] = dout @ (weight.T if mistake == "transposed weight" else weight)
+        if mistake == "always +=" or (accumulate and mistake != "= for +="):
+            dweight += dout.T @ x
+            dbias += dout.sum(axis=0)
+        else:
+            dweight[...] = dout.T @ x
+            dbias[...] = dout.mean(axis=0) if mistake == "mean for sum" else dout.sum(axis=0)
+
+    return backward
+
+
+@pytest.mark.parametrize(
+    ("mistake", "wrong"),
+    [
+        (None, set()),
+        ("transposed weight", {"x"}),
+        ("= for +=", {"weight", "bias"}),
+        ("always +=", {"weight", "bias"}),
+        ("mean for sum", {"bias"}),
+    ],
+)
+def test_linear(mistake, wrong):
+    found = verdicts("linear", plain_linear(mistake), 6, 4, 4)
+    assert {tensor for tensor, ok in found.items() if not ok} == wrong
+
+
+def plain_layernorm(mistake):
+    def backward(dx, dweight, dbias, dout, x, weight, mean, rstd, accumulate=False):
+        norm = (x - mean[:, None]) * rstd[:, None]
+        dnorm = dout * weight
+        if mistake == "no weight":
+            dnorm = dout
+        d = dnorm.copy()
+        if mistake != "no mean term":
+            d -= dnorm.mean(axis=1, keepdims=True)
+        if mistake != "no variance term":
+            d -= norm * (dnorm * norm).mean(axis=1, keepdims=True)
+        dx[...] = d if mistake == "no rstd" else d * rstd[:, None]
+        old = (dweight, dbias) if accumulate else (0, 0)
+        dweight[...] = old[0] + (dout * (x if mistake == "x for norm" else norm)).sum(axis=0)
+        dbias[...] = old[1] + dout.sum(axis=0)
+
+    return backward
+
+
+@pytest.mark.parametrize(
+    ("mistake", "wrong"),
+    [
+        (None, set()),
+        ("no weight", {"x"}),
+        ("no mean term", {"x"}),
+        ("no variance term", {"x"}),
+        ("no rstd", {"x"}),
+        ("x for norm", {"weight"}),
+    ],
+)
+def test_layernorm(mistake, wrong):
+    found = verdicts("layernorm", plain_layernorm(mistake), 6, 7)
+    assert {tensor for tensor, ok in found.items() if not ok} == wrong
+
+
+def plain_attention(mistake):
+    def backward(dq, dk, dv, dout, q, k, v, out, lse):
+        q, k, v, dout = (x.transpose(0, 2, 1, 3) for x in (q, k, v, dout))
+        T, scale = q.shape[2], 1 / math.sqrt(q.shape[3])
+        scores = scale * q @ k.swapaxes(2, 3)
+        if mistake != "no causal mask":
+            scores = np.where(np.tri(T, dtype=bool), scores, -np.inf)
+        probs = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        probs /= probs.sum(axis=-1, keepdims=True)
+        dprobs = dout @ v.swapaxes(2, 3)
+        row_sums = (probs * dprobs).sum(axis=-1, keepdims=True)
+        if mistake == "no row sum":
+            row_sums = 0
+        dscores = probs * (dprobs - row_sums)
+        if mistake == "sign":
+            dscores = -dscores
+        results = {
+            "q": dscores @ k * (1 if mistake == "no 1/sqrt(d)" else scale),
+            "k": (dscores if mistake == "not transposed" else dscores.swapaxes(2, 3)) @ q * scale,
+            "v": probs.swapaxes(2, 3) @ dout,
+        }
+        for name, d in (("q", dq), ("k", dk), ("v", dv)):
+            if mistake == "+= for =":
+                d += results[name].transpose(0, 2, 1, 3)
+            else:
+                d[...] = results[name].transpose(0, 2, 1, 3)
+
+    return backward
+
+
+@pytest.mark.parametrize(
+    ("mistake", "wrong"),
+    [
+        (None, set()),
+        ("no causal mask", {"q", "k", "v"}),
+        ("no row sum", {"q", "k"}),
+        ("sign", {"q", "k"}),
+        ("no 1/sqrt(d)", {"q"}),
+        ("not transposed", {"k"}),
+        ("+= for =", {"q", "k", "v"}),
+    ],
+)
+def test_attention(mistake, wrong):
+    found = verdicts("attention", plain_attention(mistake), 2, 5, 3, 4)
+    assert {tensor for tensor, ok in found.items() if not ok} == wrong
+
+
+def plain_gelu(mistake):
+    def backward(dx, dout, x):
+        scale, cubic = math.sqrt(2 / math.pi), 0.044715
+        t = np.tanh(scale * (x + cubic * x**3))
+        du = scale * (1 + (1 if mistake == "no factor 3" else 3) * cubic * x**2)
+        outer = 0 if mistake == "no chain rule" else x / 2 * (1 - t**2) * du
+        dx[...] = dout * ((1 + t) / 2 + outer)
+
+    return backward
+
+
+@pytest.mark.parametrize(
+    ("mistake", "ok"), [(None, True), ("no factor 3", False), ("no chain rule", False)]
+)
+def test_gelu(mistake, ok):
+    assert verdicts("gelu", plain_gelu(mistake), 7, 9) == {"x": ok}
+
+
+def plain_crossentropy(mistake):
+    def backward(dlogits, dlosses, logits, targets, lse):
+        probs = np.exp(logits - lse[:, None])
+        onehot = np.eye(logits.shape[1])[targets]
+        if mistake == "no onehot":
+            onehot = 0
+        dlogits[...] = (probs - onehot) * (1 if mistake == "no 1/N" else dlosses)
+
+    return backward
+
+
+@pytest.mark.parametrize(("mistake", "ok"), [(None, True), ("no onehot", False), ("no 1/N", False)])
+def test_softmax_crossentropy(mistake, ok):
+    assert verdicts("softmax_crossentropy", plain_crossentropy(mistake), 6, 7) == {"logits": ok}
+
+
+def test_embedding_that_loses_a_token_that_comes_twice():
+    def backward(dweight, dout, tokens, accumulate=False):
+        if not accumulate:
+            dweight.fill(0)
+        dweight[tokens] += dout
+
+    assert verdicts("embedding", backward, 7, 5, 3) == {"weight": False}
+
+
+def test_position_that_leaves_later_positions_as_they_were():
+    def backward(dweight, dout, accumulate=False):
+        old = dweight[: dout.shape[1]] if accumulate else 0
+        dweight[: dout.shape[1]] = old + dout.sum(axis=0)
+
+    assert verdicts("position", backward, 1, 5, 3, 5, 0) == {"weight": True}
+    assert verdicts("position", backward, 3, 5, 4, 7, 0) == {"weight": False}
+
+
+# --- for notebooks: plain functions, the table, the picture ---
+
+
+def test_a_learners_own_functions():
+    inputs = {"x": np.array([0.3, -1.2]), "a": np.array(2.0)}
+
+    def backward(dout, x, a):
+        return {"x": dout * a * np.cos(a * x), "a": np.sum(dout * x * np.cos(a * x))}
+
+    results = check(lambda x, a: np.sin(a * x), backward, inputs)
+    assert [(result.tensor, result.elements, result.ok) for result in results] == [
+        ("x", 2, True),
+        ("a", 1, True),
+    ]
+    wrong = check(
+        lambda x, a: np.sin(a * x), lambda dout, x, a: {"x": dout * np.cos(a * x)}, inputs
+    )
+    assert [result.ok for result in wrong] == [False]
+
+
+def test_a_gradient_of_the_wrong_shape_is_named():
+    with pytest.raises(
+        ValueError, match=r"gradient of x has shape \(1,\), but x itself has \(2,\)"
+    ):
+        check(lambda x: 2 * x, lambda dout, x: {"x": dout[:1]}, {"x": np.ones(2)})
+
+
+def test_the_program(program):
+    status, out, err = program("gradcheck", "gelu", "linear")
+    assert (status, err) == (0, "")
+    assert "largest relative error" in out
+    assert "gelu.x" in out
+    assert "WRONG" not in out
+
+
+def test_the_program_says_what_is_wrong(program, monkeypatch):
+    layer = LAYERS["gelu"]
+    mutant = gradcheck.Layer(
+        layer.forward, plain_gelu("no factor 3"), layer.make_case, layer.shapes
+    )
+    monkeypatch.setitem(LAYERS, "gelu", mutant)
+    status, out, err = program("gradcheck", "gelu")
+    assert status == 1
+    assert "WRONG" in out
+    assert "gradients are wrong" in err
+
+
+def test_an_unknown_layer(program):
+    status, _, err = program("gradcheck", "conv2d")
+    assert status == 2
+    assert "conv2d" in err
+    assert "attention" in err
+
+
+def test_the_v_shaped_curve(program, tmp_path):
+    status, _, _ = program("gradcheck", "gelu", "--plot", str(tmp_path / "v.png"))
+    assert status == 0
+    assert (tmp_path / "v.png").read_bytes().startswith(b"\x89PNG")
+    errors = [check_layer("gelu", h=h)[1].error for h in (1e-1, 1e-5, 1e-11)]
+    assert errors[1] < errors[0] / 1e4
+    assert errors[1] < errors[2] / 1e2
+    status, _, err = program("gradcheck", "--plot", str(tmp_path / "v.png"))
+    assert status == 2
+    status, _, err = program("gradcheck", "gelu", "--plot", str(tmp_path / "v.xyz"))
+    assert status == 2
+    assert "png" in err
