@@ -38,6 +38,16 @@ class Buffer:
         except KeyError:
             raise AttributeError(f"no tensor named {name!r} in this buffer") from None
 
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._views[name][...] = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # params.wte = x writes into the buffer, like params["wte"] = x; it does not hide the view.
+        if name in self.__dict__.get("_views", ()):
+            self[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         """(name, tensor) in the order of the table."""
         return iter(self._views.items())

@@ -215,6 +215,13 @@ class GPT2:
             UserError: the tokens do not fit the buffers, or are outside the vocabulary.
         """
         self._check(tokens, start)
+        if targets is not None:
+            self._check(targets, start)
+            if targets.shape != tokens.shape:
+                raise UserError(
+                    f"targets of shape {targets.shape} do not belong to tokens of {tokens.shape}"
+                )
+        self._batch = None  # its activations are about to be overwritten
         B, T = tokens.shape
         p, a = self.params, self._views(B, T, start)
         V = self.config.vocab_size
@@ -239,12 +246,11 @@ class GPT2:
         layernorm_forward(a.lnf, a.lnf_mean, a.lnf_rstd, a.residual[-1], p.lnfw, p.lnfb)
         linear_forward(a.logits, a.lnf, p.wte[:V])  # the classifier is the embedding's table
         if targets is None:
-            self._batch = None
             return a.logits.reshape(B, T, V)
 
-        self._check(targets, start)
         softmax_crossentropy_forward(a.losses, a.logits_lse, a.logits, targets.ravel())
-        self._batch = np.array(tokens), np.array(targets)
+        if start == 0:  # of earlier positions only keys and values are left
+            self._batch = np.array(tokens), np.array(targets)
         return float(a.losses.mean())
 
     def zero_grad(self) -> None:
@@ -265,7 +271,8 @@ class GPT2:
         """
         if self._batch is None:
             raise UserError(
-                "backward needs a forward pass with targets before it, one for each call"
+                "backward needs a forward pass with targets and start=0 before it, "
+                "one for each call"
             )
         tokens, targets = self._batch
         self._batch = None  # the logits become their own gradient below
@@ -281,6 +288,7 @@ class GPT2:
             dlogits, dloss / (B * T), a.logits, targets.ravel(), a.logits_lse
         )
         linear_backward(a.dbranch, g.wte[:V], None, dlogits, a.lnf, p.wte[:V], accumulate)
+        g.wte[V:] = 0  # the padding
         layernorm_backward(
             d, g.lnfw, g.lnfb, a.dbranch, a.residual[-1], p.lnfw, a.lnf_mean, a.lnf_rstd, accumulate
         )

@@ -6,6 +6,7 @@ python gpt2_train.py --preset gpt2 --data tinyshakespeare --batch-size 4 --seq-l
 """
 
 import argparse
+import itertools
 import math
 import signal
 import sys
@@ -80,6 +81,7 @@ def main() -> None:
         batches=DataLoader(folder / "train_*.bin", B, T, **shards),
         val_batches=DataLoader(folder / "val_*.bin", B, T, shuffle=False, **shards),
         rng=np.random.default_rng(args.seed),
+        positions=max(T, origin["positions"] if origin else 0),
     )
     if saved:
         run.restore(saved)
@@ -110,11 +112,13 @@ def train(run: "Run") -> None:
         begin = time.perf_counter()
         lr = cosine_schedule(run.step, args.lr, args.min_lr, args.warmup, args.steps)
         try:
-            loss, norm = take_step(run, lr)
+            with np.errstate(over="ignore", invalid="ignore"):  # the loss will show it
+                loss, norm = take_step(run, lr)
         except RunError as error:
+            good = f"{args.out} has the run as of step {run.saved_step}" if run.saved_step else ""
             raise RunError(
-                f"step {run.step + 1}: {error}; training has stopped, and {args.out / CHECKPOINT} "
-                "is as it was last saved: resume from it with a lower --lr"
+                f"step {run.step + 1}: {error}, so training has stopped; "
+                f"{good or 'nothing had been saved yet'}; try a lower --lr"
             ) from error
         seconds = time.perf_counter() - begin
         run.step += 1
@@ -126,7 +130,7 @@ def train(run: "Run") -> None:
             flush=True,
         )
 
-        last = run.step == args.steps or stop.requested
+        last = run.step == args.steps
         val_loss = None
         if last or run.step % args.val_every == 0:
             val_loss = run.validate()
@@ -134,7 +138,7 @@ def train(run: "Run") -> None:
         log.write(run.step, loss, val_loss, norm, lr, 1e3 * seconds, tokens_per_step / seconds)
         if last or run.step % args.sample_every == 0:
             print(f"--- a sample ---\n{run.speak()}\n----------------", flush=True)
-        if last or run.step % args.save_every == 0:
+        if last or stop.requested or run.step % args.save_every == 0:
             run.save()
             log.draw(args.out / "loss.png", f"{args.preset} on {run.corpus.name}")
 
@@ -180,7 +184,9 @@ class Run:
     batches: DataLoader
     val_batches: DataLoader
     rng: np.random.Generator  # of the samples
+    positions: int  # that any run has trained, of those the model has
     step: int = 0
+    saved_step: int = 0
 
     def validate(self) -> float:
         """The mean loss over the first `--val-batches` batches of the validation split."""
@@ -199,18 +205,20 @@ class Run:
         meta = {
             "model": "gpt2",
             "config": asdict(self.model.config),
+            "positions": self.positions,
             "step": self.step,
             "loader": self.batches.state(),
             "rng": self.rng.bit_generator.state,
-            "settings": settings | {"data": str(self.corpus)},
+            "settings": settings | {"data": str(self.corpus.resolve())},
             "tokenizer": self.tokenizer.to_text(),
         }
         save_checkpoint(self.args.out / CHECKPOINT, meta, self._arrays())
+        self.saved_step = self.step
 
     def restore(self, meta: dict[str, Any]) -> None:
         """Go to where the run was saved."""
         load_arrays(self.args.out / CHECKPOINT, self._arrays())
-        self.step = self.optimizer.num_steps = meta["step"]
+        self.step = self.saved_step = self.optimizer.num_steps = meta["step"]
         self.batches.restore(meta["loader"])
         self.rng.bit_generator.state = meta["rng"]
 
@@ -251,7 +259,7 @@ def read_arguments() -> tuple[argparse.Namespace, dict[str, Any] | None]:
                 f"--resume goes on with the model in {args.resume}; leave out --preset, "
                 "--init-from and --out"
             )
-        args.preset, args.out = saved["settings"]["preset"], args.resume
+        args.preset, args.out = saved["settings"]["preset"], find_checkpoint(args.resume).parent
         if args.steps <= saved["step"]:
             raise UserError(
                 f"{args.resume} has done its {saved['step']} steps; give a higher --steps to go on"
@@ -264,10 +272,9 @@ def read_arguments() -> tuple[argparse.Namespace, dict[str, Any] | None]:
             "another --out"
         )
     elif not args.out:
-        names = (
-            f"runs/{args.preset}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 10**6)))
-        )
-        args.out = next(path for path in map(Path, names) if not path.exists())
+        suffixes = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+        folders = (Path("runs", args.preset + suffix) for suffix in suffixes)
+        args.out = next(folder for folder in folders if not folder.exists())
     return args, saved
 
 

@@ -132,7 +132,8 @@ def load_gpt2(path: Path, batch_size: int = 1) -> tuple[GPT2, Tokenizer]:
     """
     path = find_checkpoint(path)
     meta = read_meta(path)
-    model = GPT2(GPT2Config(**meta["config"]), batch_size, seed=None)
+    # Positions that were never trained say nothing, so the context ends before them.
+    model = GPT2(GPT2Config(**meta["config"]), batch_size, meta["positions"], seed=None)
     load_arrays(path, {"params": model.params.flat})
     return model, Tokenizer.from_text(meta["tokenizer"], path)
 

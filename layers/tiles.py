@@ -38,7 +38,9 @@ def num_threads() -> int:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(num_threads(), thread_name_prefix="tile")
+    # A warning from one of these would say neither which layer nor which step overflowed.
+    quiet = functools.partial(np.seterr, over="ignore", invalid="ignore")
+    return ThreadPoolExecutor(num_threads(), thread_name_prefix="tile", initializer=quiet)
 
 
 def run_tiles(

@@ -1,10 +1,12 @@
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
 
 from dataloader import DataLoader, write_shard
-from errors import FormatError, UserError
+from errors import FormatError, RunError, UserError
 
 
 @pytest.fixture
@@ -50,10 +52,10 @@ def test_a_failed_write_leaves_the_old_shard(tmp_path, monkeypatch):
     before = (tmp_path / "a.bin").read_bytes()
 
     def full_disk(_):
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(RunError, match=r"a\.bin: No space left"):
         write_shard(tmp_path / "a.bin", [1, 2, 3])
     assert (tmp_path / "a.bin").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]

@@ -31,7 +31,7 @@ def model():
 @pytest.fixture
 def run(tmp_path, model):
     """A run's folder with a checkpoint of `model`."""
-    meta = {"config": vars(CONFIG), "tokenizer": load_tokenizer("bytes").to_text()}
+    meta = {"config": vars(CONFIG), "positions": 16, "tokenizer": load_tokenizer("bytes").to_text()}
     save_checkpoint(tmp_path / "checkpoint.npz", meta, {"params": model.params.flat})
     return tmp_path
 

@@ -1,0 +1,75 @@
+"""Write tests/golden/*.npz: what PyTorch and transformers compute for tiny models.
+
+    python dev/make_golden.py
+
+`tests/test_golden.py` compares with these files, so that whoever has no PyTorch can still see that
+every gradient is right. The reference computes in float64 and on one thread: running this again
+gives the same numbers.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dev.torch_gpt2 import (
+    grads_of,
+    huggingface_gpt2,
+    load_weights,
+    logits_of,
+    loss_of,
+    random_weights,
+    train_losses,
+)
+from gpt2 import GPT2Config
+
+GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
+
+# name: the config, B, T
+CASES = {
+    "odd_heads": (GPT2Config(9, vocab_size=131, num_layers=2, num_heads=3, channels=15), 2, 7),
+    "one_head": (GPT2Config(5, vocab_size=128, num_layers=3, num_heads=1, channels=8), 1, 5),
+    "long": (GPT2Config(140, vocab_size=67, num_layers=2, num_heads=2, channels=8), 1, 130),
+}
+ADAMW = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.3}
+MAX_NORM = 0.5
+LRS = [0.01 * (i + 1) / 10 for i in range(10)]
+
+
+def golden(config: GPT2Config, B: int, T: int) -> dict[str, np.ndarray]:
+    """Everything that one file holds."""
+    rng = np.random.default_rng(1)
+    tokens, targets = rng.integers(0, config.vocab_size, (2, B, T))
+    weights = random_weights(config)
+    model = huggingface_gpt2(config).double()
+    load_weights(model, weights)
+    logits = logits_of(model, tokens).detach().numpy()
+    loss = loss_of(model, tokens, targets)
+    loss.backward()
+    grads = grads_of(model)
+    return {
+        **{f"config_{name}": value for name, value in vars(config).items()},
+        "tokens": tokens.astype(np.int32),
+        "targets": targets.astype(np.int32),
+        **{f"param_{name}": weight for name, weight in weights.items()},
+        "logits": logits.astype(np.float32),
+        "loss": loss.item(),
+        **{f"grad_{name}": grad.astype(np.float32) for name, grad in grads.items()},
+        **{f"adamw_{name}": value for name, value in ADAMW.items()},
+        "max_norm": MAX_NORM,
+        "lrs": LRS,
+        "losses": train_losses(model, tokens, targets, LRS, MAX_NORM, **ADAMW),
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    GOLDEN.mkdir(exist_ok=True)
+    for name, case in CASES.items():
+        path = GOLDEN / f"{name}.npz"
+        np.savez_compressed(path, **golden(*case))
+        print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""The trainer as its user meets it: it learns, it resumes to the bit, it speaks to a person."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpt2_train
+from checkpoint import load_arrays, read_meta
+from dataloader import write_shard
+from gpt2 import GPT2Config
+
+ROOT = Path(__file__).resolve().parents[1]
+# A model and a batch so small that a step takes milliseconds.
+SMALL = ["--preset", "nano", "--batch-size", 4, "--seq-len", 16]
+NANO = GPT2Config(seq_len=32, num_layers=2, num_heads=2, channels=32)
+
+
+@pytest.fixture(autouse=True)
+def nano(monkeypatch):
+    monkeypatch.setitem(gpt2_train.PRESETS, "nano", NANO)
+
+
+@pytest.fixture
+def small(corpus, tmp_path):
+    """The arguments of a small run into tmp_path/run."""
+    return [*SMALL, "--data", corpus, "--out", tmp_path / "run"]
+
+
+def rows(folder):
+    with (folder / "log.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def losses(folder):
+    """What two runs must share to the bit."""
+    same = ("step", "train_loss", "val_loss", "grad_norm", "learning_rate")
+    return [[row[name] for name in same] for row in rows(folder)]
+
+
+def test_it_learns_and_leaves_what_it_promises(program, small, corpus, tmp_path):
+    arguments = ["--batch-size", 16, "--seq-len", 32, "--warmup", 5, "--lr", 1e-2]
+    arguments += ["--steps", 150, "--val-every", 50]
+    status, out, err = program("gpt2_train", *small, *arguments)
+    assert (status, err) == (0, "")
+    log = rows(tmp_path / "run")
+    assert [int(row["step"]) for row in log] == list(range(1, 151))
+    assert float(log[0]["train_loss"]) == pytest.approx(np.log(357), abs=0.2)
+    # Better than whoever knows how frequent each token is, and nothing else.
+    tokens = np.fromfile(corpus / "train_000000.bin", "<u2", offset=1024)
+    frequencies = np.bincount(tokens)[np.unique(tokens)] / tokens.size
+    unigram_loss = -np.sum(frequencies * np.log(frequencies))
+    validated = {int(row["step"]): float(row["val_loss"]) for row in log if row["val_loss"]}
+    assert list(validated) == [50, 100, 150]
+    assert validated[150] < validated[50]
+    assert validated[150] < unigram_loss - 0.15
+    assert max(float(row["learning_rate"]) for row in log) == 1e-2
+    assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    for word in (
+        "memory:",
+        "loss",
+        "norm",
+        "lr",
+        "ms",
+        "tokens/s",
+        "GFLOP/s",
+        "% of peak",
+        "sample",
+    ):
+        assert word in out
+    status, out, err = program("sample", tmp_path / "run", "--prompt", "The", "--max-tokens", 20)
+    assert status == 0
+    assert out.startswith("The")
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(program, corpus, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        arguments = [*SMALL, "--data", corpus, "--out", tmp_path / name, "--seed", seed]
+        assert program("gpt2_train", *arguments, "--steps", 4)[0] == 0
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
+
+
+def start(*arguments):
+    """The trainer in a process of its own; on one thread, which a busy machine slows down least."""
+    return subprocess.Popen(
+        [sys.executable, "gpt2_train.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+def send_at_step(process, step, number):
+    """Send the signal in the middle of a step after `step`, and wait for the end."""
+    for line in process.stdout:
+        if line.startswith(f"step {step:>4}/"):
+            break
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals to send")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_a_run_that_was_stopped_resumes_to_the_bit(corpus, tmp_path, name):
+    """Through epochs, accumulated batches and validations; its samples are the same too."""
+    settings = ["--data", corpus, "--batch-size", 4, "--seq-len", 16, "--grad-accum", 2]
+    settings += ["--steps", 40, "--val-every", 7, "--sample-every", 40, "--save-every", 8]
+    whole = start(*settings, "--out", tmp_path / "whole").communicate(timeout=60)[0]
+
+    run = tmp_path / "run"
+    status, err = send_at_step(start(*settings, "--out", run), 19, getattr(signal, name))
+    done = read_meta(run / "checkpoint.npz")["step"]
+    if name == "SIGKILL":
+        assert done % 8 == 0
+    else:
+        assert status == 130
+        assert f"step {done}, which is saved" in err
+        assert f"--resume {run}" in err
+    assert 16 <= done < 40
+
+    resumed, err = start("--resume", run).communicate(timeout=60)
+    assert err == ""
+    assert losses(run) == losses(tmp_path / "whole")
+    assert [int(row["step"]) for row in rows(run)] == list(range(1, 41))
+    assert resumed.split("--- a sample ---")[1].split("---")[0] in whole
+
+
+def test_more_steps_can_be_added(program, small, tmp_path):
+    program("gpt2_train", *small, "--steps", 3)
+    assert program("gpt2_train", "--resume", tmp_path / "run", "--steps", 5)[0] == 0
+    assert [int(row["step"]) for row in rows(tmp_path / "run")] == [1, 2, 3, 4, 5]
+
+
+def test_fine_tuning_starts_from_the_weights_of_a_run(program, small, corpus, tmp_path):
+    program("gpt2_train", *small, "--steps", 40, "--warmup", 5, "--lr", 1e-2)
+    before = rows(tmp_path / "run")
+    arguments = ["--init-from", tmp_path / "run", "--data", corpus, "--batch-size", 2]
+    arguments += ["--seq-len", 8, "--out", tmp_path / "tuned", "--steps", 2]
+    assert program("gpt2_train", *arguments)[0] == 0
+    first = float(rows(tmp_path / "tuned")[0]["train_loss"])
+    assert first == pytest.approx(float(before[-1]["train_loss"]), abs=0.7)
+    assert first < float(before[0]["train_loss"]) - 0.5
+
+
+def test_without_names_the_newest_corpus_and_a_free_folder_are_taken(
+    program, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(gpt2_train, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate(("new", "old")):
+        shutil.copytree(corpus, tmp_path / "data" / name)
+        tokenizer = tmp_path / "data" / name / "tokenizer.tiktoken"
+        os.utime(tokenizer, (10**9 - age, 10**9 - age))
+    for _ in range(2):
+        status, out, _ = program("gpt2_train", *SMALL, "--steps", 1)
+        assert status == 0
+        assert str(tmp_path / "data" / "new") in out
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"nano", "nano-2"}
+
+
+def test_without_a_corpus_the_default_one_is_made(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpt2_train, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert program("gpt2_train", *SMALL, "--steps", 1)[0] == 0
+    assert (tmp_path / "data" / "pydocs" / "train_000000.bin").is_file()
+
+
+def test_the_memory_map_and_the_memory(program, small, tmp_path):
+    picture = tmp_path / "map.png"
+    status, out, _ = program("gpt2_train", *small, "--steps", 1, "--memory-map", picture)
+    assert status == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    meta = read_meta(tmp_path / "run" / "checkpoint.npz")
+    model = gpt2_train.GPT2(GPT2Config(**meta["config"]), 4, 16)
+    total = 4 * model.params.flat.nbytes + model.acts.flat.nbytes
+    assert f"memory: {total / 2**20:,.1f} MiB" in out
+
+
+# --- what goes wrong while running: exit status 1, and nothing is lost ---
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
+    program, small, tmp_path
+):
+    arguments = [*small, "--lr", "1e30", "--warmup", 6, "--save-every", 1, "--clip", 1e30]
+    status, _, err = program("gpt2_train", *arguments)
+    assert status == 1
+    assert "step " in err
+    assert "lower --lr" in err
+    meta = read_meta(tmp_path / "run" / "checkpoint.npz")
+    params = np.empty(sum(map(np.prod, GPT2Config(**meta["config"]).param_shapes().values())), "f4")
+    load_arrays(tmp_path / "run" / "checkpoint.npz", {"params": params})
+    assert np.isfinite(params).all()
+    assert f"step {meta['step'] + 1}:" in err
+
+
+LIMIT_FILES = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+runpy.run_path("gpt2_train.py", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files by rlimit")
+def test_a_disk_that_is_full_while_saving(program, small, corpus, tmp_path):
+    program("gpt2_train", *small, "--steps", 3)
+    before = (tmp_path / "run" / "checkpoint.npz").read_bytes()
+    limited = [sys.executable, "-c", LIMIT_FILES, str(len(before) // 2)]
+    arguments = ["--resume", str(tmp_path / "run"), "--steps", "5"]
+    result = subprocess.run(
+        [*limited, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "cannot write" in result.stderr
+    assert "checkpoint.npz" in result.stderr
+    assert (tmp_path / "run" / "checkpoint.npz").read_bytes() == before
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+# --- a user's mistakes: exit status 2 and one sentence, before anything is written ---
+
+
+def refused(program, *arguments):
+    """The sentence with which the trainer refuses."""
+    status, _, err = program("gpt2_train", *arguments)
+    assert status == 2
+    assert "Traceback" not in err
+    return err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preset", "gpt5"], ["gpt5", "gpt2-medium"]),
+        (["--seq-len", 33], ["33", "1 to 32"]),
+        (["--data", "nowhere"], ["nowhere", "dev/data"]),
+        (["--init-from", "nowhere"], ["nowhere"]),
+        (["--resume", "nowhere"], ["nowhere"]),
+        (["--batch-size", 0], ["--batch-size", "0"]),
+        (["--steps", -1], ["--steps", "-1"]),
+        (["--lr", "nan"], ["--lr", "nan"]),
+        (["--lr", "fast"], ["--lr", "fast"]),
+        (["--memory-map", "map.xyz"], ["map.xyz", "png"]),
+        (["--batch-size", 5000], ["batch", "lower"]),  # the corpus is too small
+        (["--batch-size", 50_000_000], ["memory", "lower --batch-size"]),
+    ],
+)
+def test_arguments_that_cannot_be(program, small, tmp_path, arguments, words):
+    sentence = refused(program, *small, *arguments)
+    assert all(word in sentence for word in words), sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten(program, small, tmp_path):
+    program("gpt2_train", *small, "--steps", 1)
+    before = (tmp_path / "run" / "checkpoint.npz").read_bytes()
+    assert "--resume" in refused(program, *small, "--steps", 1)
+    assert (tmp_path / "run" / "checkpoint.npz").read_bytes() == before
+    assert "--steps" in refused(program, "--resume", tmp_path / "run")  # it is finished
+    assert "--preset" in refused(program, "--resume", tmp_path / "run", "--preset", "tiny")
+
+
+def damage_header(position, value):
+    def damage(path):
+        header = np.fromfile(path, "<i4", 256)
+        tokens = path.read_bytes()[1024:]
+        header[position] = value
+        path.write_bytes(header.tobytes() + tokens)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.unlink(), ["prepare"]),
+        (lambda path: path.write_bytes(b"GIF89a" * 300), ["another format"]),
+        (lambda path: path.write_bytes(b"short"), ["5 bytes"]),
+        (damage_header(1, 9), ["version 9"]),
+        (damage_header(2, 7), ["promises 7 tokens"]),
+        (lambda path: write_shard(path, []), ["no tokens"]),
+        (lambda path: write_shard(path, [1] * 20), ["20 tokens"]),
+        (lambda path: write_shard(path, [999] * 500), ["token 999", "vocabulary of 357"]),
+    ],
+)
+def test_token_files_that_are_not_right(program, corpus, tmp_path, damage, words):
+    shutil.copytree(corpus, tmp_path / "bad")
+    path = tmp_path / "bad" / "train_000000.bin"
+    damage(path)
+    arguments = [*SMALL, "--data", tmp_path / "bad", "--out", tmp_path / "run"]
+    sentence = refused(program, *arguments)
+    assert all(word in sentence for word in ["train_", *words]), sentence
+    assert not (tmp_path / "run" / "checkpoint.npz").exists()
+
+
+def test_another_vocabulary_than_the_checkpoints(program, small, corpus, tmp_path):
+    program("gpt2_train", *small, "--steps", 1)
+    shutil.copytree(corpus, tmp_path / "other")
+    tokenizer = tmp_path / "other" / "tokenizer.tiktoken"
+    lines = tokenizer.read_text(encoding="utf-8").splitlines(keepends=True)
+    tokenizer.write_text("".join(lines[:-1]), encoding="utf-8")
+    for option in ("--init-from", "--resume"):
+        sentence = refused(
+            program, option, tmp_path / "run", "--data", tmp_path / "other", "--steps", 2
+        )
+        assert "another vocabulary" in sentence
+
+
+def test_a_damaged_checkpoint(program, small, tmp_path):
+    program("gpt2_train", *small, "--steps", 1)
+    path = tmp_path / "run" / "checkpoint.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "checkpoint.npz is damaged" in refused(
+        program, "--resume", tmp_path / "run", "--steps", 2
+    )
+
+
+def test_help_is_a_page_for_a_person(program):
+    status, out, _ = program("gpt2_train", "--help")
+    assert status == 0
+    for group in ("the model", "the data", "the optimiser", "the run"):
+        assert f"{group}:" in out
+    for action in gpt2_train.make_parser()._actions:
+        assert action.help, action.dest
