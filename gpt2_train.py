@@ -1,8 +1,10 @@
 """Train a GPT-2: the program to read first, top to bottom.
 
-python gpt2_train.py                        a small model on Python's documentation, in minutes
-python gpt2_train.py --resume runs/tiny     go on after an interruption
-python gpt2_train.py --preset gpt2 --data tinyshakespeare --batch-size 4 --seq-len 64
+    python gpt2_train.py                        a small model on Python's documentation, in minutes
+    python gpt2_train.py --resume runs/tiny     go on after an interruption
+    python gpt2_train.py --preset gpt2 --data tinyshakespeare --batch-size 4 --seq-len 64
+
+`main` puts a run together, and `train` is the loop.
 """
 
 import argparse
@@ -51,6 +53,7 @@ def main() -> None:
     else:
         config = replace(PRESETS[args.preset], vocab_size=tokenizer.vocab_size)
     B, T = args.batch_size, args.seq_len or min(config.seq_len, 256)
+    args.lr = 0.3 / config.channels if args.lr is None else args.lr
 
     # The tables of shapes tell what will be allocated, to the byte.
     params, acts = config.param_shapes(), config.act_shapes(B, T)
@@ -357,10 +360,12 @@ def make_parser() -> argparse.ArgumentParser:
 
     optimiser = parser.add_argument_group("the optimiser")
     optimiser.add_argument(
-        "--steps", type=at_least(1), default=500, metavar="N", help=f"in all {default}"
+        "--steps", type=at_least(1), default=700, metavar="N", help=f"in all {default}"
     )
     optimiser.add_argument(
-        "--lr", type=at_least(0.0), default=3e-3, help=f"highest learning rate {default}"
+        "--lr",
+        type=at_least(0.0),
+        help="highest learning rate (default: 0.3 / channels, since wider models need lower ones)",
     )
     optimiser.add_argument(
         "--min-lr", type=at_least(0.0), default=0.0, help=f"last learning rate {default}"
