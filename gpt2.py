@@ -124,8 +124,8 @@ class GPT2Config:
 
 
 PRESETS = {
-    "tiny": GPT2Config(seq_len=128, vocab_size=1281, num_layers=4, num_heads=3, channels=192),
-    "small": GPT2Config(seq_len=256, vocab_size=1281, num_layers=6, num_heads=6, channels=384),
+    "tiny": GPT2Config(seq_len=128, vocab_size=2305, num_layers=3, num_heads=3, channels=192),
+    "small": GPT2Config(seq_len=256, vocab_size=2305, num_layers=6, num_heads=6, channels=384),
     "gpt2": GPT2Config(),
     "gpt2-medium": GPT2Config(num_layers=24, num_heads=16, channels=1024),
     "gpt2-large": GPT2Config(num_layers=36, num_heads=20, channels=1280),

@@ -53,7 +53,7 @@ def main() -> None:
     else:
         config = replace(PRESETS[args.preset], vocab_size=tokenizer.vocab_size)
     B, T = args.batch_size, args.seq_len or min(config.seq_len, 256)
-    args.lr = 0.3 / config.channels if args.lr is None else args.lr
+    args.lr = 0.4 / config.channels if args.lr is None else args.lr
 
     # The tables of shapes tell what will be allocated, to the byte.
     params, acts = config.param_shapes(), config.act_shapes(B, T)
@@ -198,9 +198,10 @@ class Run:
         return sum(self.model.forward(*self.val_batches.next_batch()) for _ in range(count)) / count
 
     def speak(self) -> str:
-        """What the model says when nothing is said to it."""
-        settings = {"temperature": 0.8, "top_p": 0.95, "rng": self.rng}
-        return "".join(generate(self.model, self.tokenizer, "", max_tokens=64, **settings))
+        """How the model continues `--prompt`."""
+        settings = {"temperature": 0.8, "top_p": 0.9, "rng": self.rng}
+        prompt = self.args.prompt
+        return prompt + "".join(generate(self.model, self.tokenizer, prompt, 64, **settings))
 
     def save(self) -> None:
         """Write the checkpoint: what `restore` needs to go on as if nothing had happened."""
@@ -365,7 +366,7 @@ def make_parser() -> argparse.ArgumentParser:
     optimiser.add_argument(
         "--lr",
         type=at_least(0.0),
-        help="highest learning rate (default: 0.3 / channels, since wider models need lower ones)",
+        help="highest learning rate (default: 0.4 / channels, since wider models need lower ones)",
     )
     optimiser.add_argument(
         "--min-lr", type=at_least(0.0), default=0.0, help=f"last learning rate {default}"
@@ -421,6 +422,9 @@ def make_parser() -> argparse.ArgumentParser:
         default=100,
         metavar="N",
         help=f"steps between samples {default}",
+    )
+    run.add_argument(
+        "--prompt", default="The", metavar="TEXT", help=f"what samples continue {default}"
     )
     run.add_argument(
         "--save-every",

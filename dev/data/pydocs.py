@@ -11,7 +11,7 @@ from pydoc_data.topics import topics
 from dev.data.corpus import DATA, add_options, split_documents, write_corpus
 from errors import run_program
 
-DEFAULT_TOKENIZER = "bpe:1024"
+DEFAULT_TOKENIZER = "bpe:2048"
 
 
 def prepare(folder: Path = DATA / "pydocs", tokenizer: str = DEFAULT_TOKENIZER) -> None:
@@ -24,11 +24,13 @@ def documents() -> list[str]:
     """The topics, longest first, so that one in ten is a fair sample of all lengths.
 
     Many topics are also a section of a longer one. Those are left out: else the model would be
-    validated on what it was trained on. So are lines that only rule off headings and tables.
+    validated on what it was trained on. So are lines that only rule off headings and tables; and
+    the lines of a paragraph become one, for a model should not have to learn where to break them.
     """
     kept, known = [], set()
     for topic in sorted(topics.values(), key=len, reverse=True):
         text = re.sub(r"^[ |+*=~-]{4,}\n", "", topic, flags=re.MULTILINE)
+        text = re.sub(r"(?<=\S)\n(?=\S)", " ", text)
         paragraphs = text.split("\n\n")
         repeated = sum(len(paragraph) for paragraph in paragraphs if paragraph in known)
         if repeated < len(text) / 2:
