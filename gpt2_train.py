@@ -361,7 +361,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     optimiser = parser.add_argument_group("the optimiser")
     optimiser.add_argument(
-        "--steps", type=at_least(1), default=600, metavar="N", help=f"in all {default}"
+        "--steps", type=at_least(1), default=700, metavar="N", help=f"in all {default}"
     )
     optimiser.add_argument(
         "--lr",

@@ -30,7 +30,7 @@ def documents() -> list[str]:
     kept, known = [], set()
     for topic in sorted(topics.values(), key=len, reverse=True):
         text = re.sub(r"^[ |+*=~-]{4,}\n", "", topic, flags=re.MULTILINE)
-        text = re.sub(r"(?<=\S)\n(?=\S)", " ", text)
+        text = re.sub(r"(?<=[^\s|])\n(?=[^\s|*])", " ", text)
         paragraphs = text.split("\n\n")
         repeated = sum(len(paragraph) for paragraph in paragraphs if paragraph in known)
         if repeated < len(text) / 2:
