@@ -26,4 +26,4 @@ lint: .venv/test
 .venv/test: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[test]
-	touch $@
+	touch .venv/train $@

@@ -280,68 +280,44 @@ class GPT2:
         p, g, a = self.params, self.grads, self._views(B, T, start=0)
         V = self.config.vocab_size
         accumulate, self._accumulate = self._accumulate, True
-        d = a.dresidual  # the running sum of the residual stream's gradient
-        dq, dk, dv = self._split_qkv(a.dqkv.reshape(B, T, -1))
+        dresidual = a.dresidual  # the residual stream's gradient, the one running sum
+        dx, dfch, dqkv, dlogits = a.dbranch, a.dfch, a.dqkv, a.logits
+        dq, dk, dv = self._split_qkv(dqkv.reshape(B, T, -1))
 
-        dlogits = a.logits
         softmax_crossentropy_backward(
             dlogits, dloss / (B * T), a.logits, targets.ravel(), a.logits_lse
         )
-        linear_backward(a.dbranch, g.wte[:V], None, dlogits, a.lnf, p.wte[:V], accumulate)
+        linear_backward(dx, g.wte[:V], None, dlogits, a.lnf, p.wte[:V], accumulate)
         g.wte[V:] = 0  # the padding
+        x = a.residual[-1]
         layernorm_backward(
-            d, g.lnfw, g.lnfb, a.dbranch, a.residual[-1], p.lnfw, a.lnf_mean, a.lnf_rstd, accumulate
+            dresidual, g.lnfw, g.lnfb, dx, x, p.lnfw, a.lnf_mean, a.lnf_rstd, accumulate
         )
         for i in reversed(range(self.config.num_layers)):
             linear_backward(
-                a.dfch, g.fcprojw[i], g.fcprojb[i], d, a.fch_gelu[i], p.fcprojw[i], accumulate
+                dfch, g.fcprojw[i], g.fcprojb[i], dresidual, a.fch_gelu[i], p.fcprojw[i], accumulate
             )
-            gelu_backward(a.dfch, a.dfch, a.fch[i])
-            linear_backward(a.dbranch, g.fcw[i], g.fcb[i], a.dfch, a.ln2[i], p.fcw[i], accumulate)
+            gelu_backward(dfch, dfch, a.fch[i])
+            linear_backward(dx, g.fcw[i], g.fcb[i], dfch, a.ln2[i], p.fcw[i], accumulate)
+            x = a.residual_mid[i]
             layernorm_backward(
-                a.dbranch,
-                g.ln2w[i],
-                g.ln2b[i],
-                a.dbranch,
-                a.residual_mid[i],
-                p.ln2w[i],
-                a.ln2_mean[i],
-                a.ln2_rstd[i],
-                accumulate,
+                dx, g.ln2w[i], g.ln2b[i], dx, x, p.ln2w[i], a.ln2_mean[i], a.ln2_rstd[i], accumulate
             )
-            d += a.dbranch
+            dresidual += dx
             linear_backward(
-                a.dbranch, g.attprojw[i], g.attprojb[i], d, a.att[i], p.attprojw[i], accumulate
+                dx, g.attprojw[i], g.attprojb[i], dresidual, a.att[i], p.attprojw[i], accumulate
             )
-            attention_backward(
-                dq,
-                dk,
-                dv,
-                self._heads(a.dbranch, B),
-                a.q[i],
-                a.k[i],
-                a.v[i],
-                self._heads(a.att[i], B),
-                a.lse[i],
-            )
-            linear_backward(
-                a.dbranch, g.qkvw[i], g.qkvb[i], a.dqkv, a.ln1[i], p.qkvw[i], accumulate
-            )
+            out, dout = self._heads(a.att[i], B), self._heads(dx, B)
+            attention_backward(dq, dk, dv, dout, a.q[i], a.k[i], a.v[i], out, a.lse[i])
+            linear_backward(dx, g.qkvw[i], g.qkvb[i], dqkv, a.ln1[i], p.qkvw[i], accumulate)
+            x = a.residual[i]
             layernorm_backward(
-                a.dbranch,
-                g.ln1w[i],
-                g.ln1b[i],
-                a.dbranch,
-                a.residual[i],
-                p.ln1w[i],
-                a.ln1_mean[i],
-                a.ln1_rstd[i],
-                accumulate,
+                dx, g.ln1w[i], g.ln1b[i], dx, x, p.ln1w[i], a.ln1_mean[i], a.ln1_rstd[i], accumulate
             )
-            d += a.dbranch
-        position_backward(g.wpe, d.reshape(B, T, -1), accumulate)
+            dresidual += dx
+        position_backward(g.wpe, dresidual.reshape(B, T, -1), accumulate)
         # The classifier has written to wte's gradient already, so this always adds.
-        embedding_backward(g.wte, d, tokens.ravel(), accumulate=True)
+        embedding_backward(g.wte, dresidual, tokens.ravel(), accumulate=True)
 
     def _views(self, B: int, T: int, start: int) -> SimpleNamespace:
         """The activations cut to a batch of B sequences of T positions; the buffers may hold more.

@@ -1,4 +1,4 @@
-"""Fetch the real files that tests, lessons and examples use into data/starter/.
+"""Fetch the real files that some tests need, and a learner may like, into data/starter/.
 
 A trained Llama 2 of 260,000 parameters with its tokenizer, the Llama 2 tokenizer in two formats,
 tinyshakespeare, and GPT-2's vocabulary: about 5 MB. Files that are there and right are kept.

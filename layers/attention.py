@@ -40,7 +40,7 @@ def attention_forward(
         start: how many earlier positions k and v hold.
     """
     B, T, H, _ = q.shape
-    out, q, k, v = (heads_first(x) for x in (out, q, k, v))
+    out, q, k, v = (_heads_first(x) for x in (out, q, k, v))
 
     def work(tile: tuple[slice, slice, slice]) -> None:
         b, h, queries = tile
@@ -72,7 +72,7 @@ def attention_backward(
     out: np.ndarray,
     lse: np.ndarray,
 ) -> None:
-    """The gradients of q, k and v, for start = 0. Derived in lessons/08.
+    """The gradients of q, k and v, for start = 0. Dao et al. 2022, arXiv 2205.14135, appendix B.2:
 
         dv      = probs^T dout
         dprobs  = dout v^T
@@ -80,8 +80,8 @@ def attention_backward(
         dq      = dscores k / sqrt(D)
         dk      = dscores^T q / sqrt(D)
 
-    The sum in the third line is dout . out of that query, because out = probs v (Dao et al. 2022,
-    arXiv 2205.14135, appendix B.2), so no row of probs needs to be whole.
+    The sum in the third line is dout . out of that query, because out = probs v, so no row of
+    probs needs to be whole.
 
     Args:
         dq, dk, dv: (B, T, H, D), written.
@@ -92,7 +92,7 @@ def attention_backward(
     """
     B, T, H, D = q.shape
     scale = 1 / math.sqrt(D)
-    dq, dk, dv, dout, q, k, v, out = (heads_first(x) for x in (dq, dk, dv, dout, q, k, v, out))
+    dq, dk, dv, dout, q, k, v, out = (_heads_first(x) for x in (dq, dk, dv, dout, q, k, v, out))
 
     def work(tile: tuple[slice, slice]) -> None:
         b, h = tile
@@ -121,7 +121,7 @@ def attention_backward(
     run_tiles(work, _head_tiles(B, H, min(T, QUERIES) * T), products=True)
 
 
-def heads_first(x: np.ndarray) -> np.ndarray:
+def _heads_first(x: np.ndarray) -> np.ndarray:
     """(B, T, H, D) -> (B, H, T, D), a view: each head's rows become a matrix."""
     return x.transpose(0, 2, 1, 3)
 

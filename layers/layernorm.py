@@ -55,7 +55,6 @@ def layernorm_backward(
 
     dnorm = dout weight. The second term is there because x moves its row's mean, the third because
     it moves its row's variance. dweight = sum over n of dout norm; dbias = sum over n of dout.
-    Derived in lessons/04.
 
     Args:
         dx: (N, C), written; may be the same memory as `dout`.

@@ -36,7 +36,9 @@ def softmax_crossentropy_forward(
 def softmax_crossentropy_backward(
     dlogits: np.ndarray, dlosses: float, logits: np.ndarray, targets: np.ndarray, lse: np.ndarray
 ) -> None:
-    """dlogits = dlosses (softmax(logits) - onehot(targets)). Derived in lessons/06.
+    """dlogits = dlosses (softmax(logits) - onehot(targets)).
+
+    Because the derivative of lse by a logit is that logit's probability.
 
     Args:
         dlogits: (N, V), written; may be the same memory as `logits`.

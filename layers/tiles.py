@@ -65,7 +65,11 @@ def run_tiles(
         return list(_threads().map(work, items))
 
 
-_memory = threading.local()
+class _Memory(threading.local):
+    block = np.empty(0, np.uint8)
+
+
+_memory = _Memory()
 
 
 def scratch(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -77,7 +81,7 @@ def scratch(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
     ends = [0]
     for shape in shapes:
         ends.append(ends[-1] + -(-math.prod(shape) * dtype.itemsize // 64) * 64)
-    if getattr(_memory, "block", np.empty(0)).nbytes < ends[-1]:
+    if _memory.block.size < ends[-1]:
         _memory.block = np.empty(ends[-1], np.uint8)
     return [
         _memory.block[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
