@@ -4,7 +4,6 @@ import gc
 import os
 import subprocess
 import sys
-import threading
 import tracemalloc
 from pathlib import Path
 
@@ -413,7 +412,7 @@ def test_a_step_allocates_no_activation(monkeypatch):
     step leaves behind, must not hold an activation either.
     """
     monkeypatch.setattr(tiles, "num_threads", lambda: 1)
-    monkeypatch.setattr(tiles, "_memory", threading.local())  # not what other tests left
+    monkeypatch.setattr(tiles, "_memory", tiles._Memory())  # not what other tests left
     config = GPT2Config(seq_len=256, vocab_size=1000, num_layers=2, num_heads=4, channels=256)
     B, T = 8, 256
     model = GPT2(config, B)
