@@ -16,8 +16,10 @@ From a notebook, with functions of your own:
 import argparse
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -36,8 +38,6 @@ MODEL_TOLERANCE = 1e-6
 # is 0 (the query's, at T = 1), finite differences leave nothing but round-off.
 SMALLEST_SCALE = 1e-2
 
-Gradients = dict[str, np.ndarray]
-
 
 @dataclass(frozen=True)
 class Result:
@@ -53,30 +53,9 @@ class Result:
         return self.error < self.tolerance  # not so for NaN
 
 
-@dataclass
-class Case:
-    """A layer with inputs to try it on.
-
-    Attributes:
-        label: the shapes, for the table.
-        inputs: the arrays to differentiate by; `forward` reads them where they lie.
-        forward: returns the output for what is in `inputs` now.
-        backward: (dout, d, accumulate) fills the gradients d[name], or adds to the parameters'.
-        params: the names of the inputs whose gradients accumulate.
-        dout: the derivative of the loss with respect to the output; random where not given.
-    """
-
-    label: str
-    inputs: Mapping[str, np.ndarray]
-    forward: Callable[[], np.ndarray]
-    backward: Callable[[np.ndarray, Gradients, bool], None]
-    params: tuple[str, ...] = ()
-    dout: np.ndarray | None = None
-
-
 def check(
     forward: Callable[..., np.ndarray],
-    backward: Callable[..., Gradients],
+    backward: Callable[..., dict[str, np.ndarray]],
     inputs: Mapping[str, np.ndarray],
     h: float = STEP,
     tolerance: float = LAYER_TOLERANCE,
@@ -169,201 +148,115 @@ def compare(
     return Result(name, expected.size, float(np.max(errors)), tolerance)
 
 
-def check_case(case: Case, h: float = STEP) -> list[Result]:
-    """Check every element of every input and parameter of a layer, and the law of gradients.
-
-    The gradients' memory is full of NaN before the first backward pass, which must assign; the
-    second one must assign the inputs' gradients again and add to the parameters'.
-    """
-    out = case.forward()  # and the statistics that the backward pass reads
-    dout = (
-        case.dout if case.dout is not None else np.random.default_rng(0).standard_normal(out.shape)
-    )
-    d = {name: np.full(x.shape, np.nan) for name, x in case.inputs.items()}
-    case.backward(dout, d, False)
-    first = {name: gradient.copy() for name, gradient in d.items()}
-    case.backward(dout, d, True)
-    results = []
-    for name, x in case.inputs.items():
-        second = d[name] - first[name] if name in case.params else d[name]
-        expected = differences(case.forward, x, dout, h)
-        results.append(compare(name, (first[name], second), expected, LAYER_TOLERANCE))
-    return results
-
-
-# --- every layer, with shapes to try it on ---
-
-
-def embedding_case(forward: Callable, backward: Callable, N: int, V: int, C: int) -> Case:
-    rng = np.random.default_rng(1)
-    tokens = rng.integers(0, V, N)
-    tokens[-1] = tokens[0]  # a token that comes twice
-    weight = rng.standard_normal((V, C))
-
-    def run() -> np.ndarray:
-        out = np.empty((N, C))
-        forward(out, tokens, weight)
-        return out
-
-    def run_backward(dout: np.ndarray, d: Gradients, accumulate: bool) -> None:
-        backward(d["weight"], dout, tokens, accumulate)
-
-    return Case(f"N={N} V={V} C={C}", {"weight": weight}, run, run_backward, ("weight",))
-
-
-def position_case(
-    forward: Callable, backward: Callable, B: int, T: int, C: int, max_T: int, start: int
-) -> Case:
-    weight = np.random.default_rng(1).standard_normal((max_T, C))
-
-    def run() -> np.ndarray:
-        out = np.ones((B, T, C))
-        forward(out, weight, start)
-        return out
-
-    def run_backward(dout: np.ndarray, d: Gradients, accumulate: bool) -> None:
-        backward(d["weight"], dout, accumulate)
-
-    label = f"B={B} T={T} C={C} maxT={max_T}"
-    return Case(label, {"weight": weight}, run, run_backward, ("weight",))
-
-
-def linear_case(
-    forward: Callable, backward: Callable, N: int, inputs: int, outputs: int, bias: bool = True
-) -> Case:
-    rng = np.random.default_rng(1)
-    tensors = {
-        "x": rng.standard_normal((N, inputs)),
-        "weight": rng.standard_normal((outputs, inputs)),
-    }
-    if bias:
-        tensors["bias"] = rng.standard_normal(outputs)
-
-    def run() -> np.ndarray:
-        out = np.empty((N, outputs))
-        forward(out, **tensors)
-        return out
-
-    def run_backward(dout: np.ndarray, d: Gradients, accumulate: bool) -> None:
-        backward(
-            d["x"], d["weight"], d.get("bias"), dout, tensors["x"], tensors["weight"], accumulate
-        )
-
-    label = f"N={N} I={inputs} O={outputs}" + ("" if bias else " no bias")
-    return Case(label, tensors, run, run_backward, ("weight", "bias"))
-
-
-def layernorm_case(forward: Callable, backward: Callable, N: int, C: int) -> Case:
-    rng = np.random.default_rng(1)
-    x = rng.standard_normal((N, C)) + 0.5
-    weight, bias = rng.standard_normal(C), rng.standard_normal(C)
-    mean, rstd = np.empty(N), np.empty(N)
-
-    def run() -> np.ndarray:
-        out = np.empty((N, C))
-        forward(out, mean, rstd, x, weight, bias)
-        return out
-
-    def run_backward(dout: np.ndarray, d: Gradients, accumulate: bool) -> None:
-        backward(d["x"], d["weight"], d["bias"], dout, x, weight, mean, rstd, accumulate)
-
-    tensors = {"x": x, "weight": weight, "bias": bias}
-    return Case(f"N={N} C={C}", tensors, run, run_backward, ("weight", "bias"))
-
-
-def attention_case(forward: Callable, backward: Callable, B: int, T: int, H: int, D: int) -> Case:
-    rng = np.random.default_rng(1)
-    # Strided views of one projection, as in the model.
-    q, k, v = np.moveaxis(rng.standard_normal((B, T, 3, H, D)), 2, 0)
-    out, lse = np.empty((B, T, H, D)), np.empty((B, H, T))
-
-    def run() -> np.ndarray:
-        forward(out, lse, q, k, v)
-        return out.copy()
-
-    def run_backward(dout: np.ndarray, d: Gradients, accumulate: bool) -> None:
-        backward(d["q"], d["k"], d["v"], dout, q, k, v, out, lse)
-
-    return Case(f"B={B} T={T} H={H} D={D}", {"q": q, "k": k, "v": v}, run, run_backward)
-
-
-def gelu_case(forward: Callable, backward: Callable, N: int, C: int) -> Case:
-    x = 2 * np.random.default_rng(1).standard_normal((N, C))
-
-    def run() -> np.ndarray:
-        out = np.empty((N, C))
-        forward(out, x)
-        return out
-
-    def run_backward(dout: np.ndarray, d: Gradients, accumulate: bool) -> None:
-        backward(d["x"], dout, x)
-
-    return Case(f"N={N} C={C}", {"x": x}, run, run_backward)
-
-
-def softmax_crossentropy_case(forward: Callable, backward: Callable, N: int, V: int) -> Case:
-    rng = np.random.default_rng(1)
-    logits, targets = 3 * rng.standard_normal((N, V)), rng.integers(0, V, N)
-    lse = np.empty(N)
-
-    def run() -> np.ndarray:
-        losses = np.empty(N)
-        forward(losses, lse, logits, targets)
-        return losses
-
-    def run_backward(dout: np.ndarray, d: Gradients, accumulate: bool) -> None:
-        backward(d["logits"], dout[0], logits, targets, lse)
-
-    return Case(f"N={N} V={V}", {"logits": logits}, run, run_backward, dout=np.full(N, 1 / N))
-
-
 @dataclass(frozen=True)
 class Layer:
-    """A layer's two functions, how to make a case of them, and the shapes to try."""
+    """A layer's two functions, and arguments to try them on.
+
+    Attributes:
+        forward: its first argument is its output.
+        backward: an argument called dx is the derivative of the loss by x, and so on.
+        arguments: (random generator, *shape) -> what `forward` takes, by name.
+        shapes: for `arguments`.
+    """
 
     forward: Callable
     backward: Callable
-    make_case: Callable[..., Case]
-    shapes: tuple[tuple, ...]
+    arguments: Callable[..., dict[str, Any]]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def embedding_arguments(rng: np.random.Generator, N: int, V: int, C: int) -> dict[str, Any]:
+    tokens = rng.integers(0, V, N)
+    tokens[-1] = tokens[0]  # a token that comes twice
+    return {"out": np.empty((N, C)), "tokens": tokens, "weight": rng.standard_normal((V, C))}
+
+
+def position_arguments(
+    rng: np.random.Generator, B: int, T: int, C: int, max_T: int
+) -> dict[str, Any]:
+    return {"out": np.ones((B, T, C)), "weight": rng.standard_normal((max_T, C)), "start": 0}
+
+
+def linear_arguments(
+    rng: np.random.Generator, N: int, inputs: int, outputs: int, bias: bool = True
+) -> dict[str, Any]:
+    return {
+        "out": np.empty((N, outputs)),
+        "x": rng.standard_normal((N, inputs)),
+        "weight": rng.standard_normal((outputs, inputs)),
+        "bias": rng.standard_normal(outputs) if bias else None,
+    }
+
+
+def layernorm_arguments(rng: np.random.Generator, N: int, C: int) -> dict[str, Any]:
+    return {
+        "out": np.empty((N, C)),
+        "mean": np.empty(N),
+        "rstd": np.empty(N),
+        "x": rng.standard_normal((N, C)) + 0.5,
+        "weight": rng.standard_normal(C),
+        "bias": rng.standard_normal(C),
+    }
+
+
+def attention_arguments(rng: np.random.Generator, B: int, T: int, H: int, D: int) -> dict[str, Any]:
+    # Strided views of one projection, as in the model.
+    q, k, v = np.moveaxis(rng.standard_normal((B, T, 3, H, D)), 2, 0)
+    out, lse = np.empty((B, T, H, D)), np.empty((B, H, T))
+    return {"out": out, "lse": lse, "q": q, "k": k, "v": v, "start": 0}
+
+
+def gelu_arguments(rng: np.random.Generator, N: int, C: int) -> dict[str, Any]:
+    return {"out": np.empty((N, C)), "x": 2 * rng.standard_normal((N, C))}
+
+
+def softmax_crossentropy_arguments(rng: np.random.Generator, N: int, V: int) -> dict[str, Any]:
+    return {
+        "losses": np.empty(N),
+        "lse": np.empty(N),
+        "logits": 3 * rng.standard_normal((N, V)),
+        "targets": rng.integers(0, V, N),
+        "dlosses": 1 / N,  # one number, for all of them
+    }
 
 
 LAYERS = {
     "embedding": Layer(
         embedding.embedding_forward,
         embedding.embedding_backward,
-        embedding_case,
+        embedding_arguments,
         ((1, 1, 1), (7, 5, 3), (12, 4, 6)),
     ),
     "position": Layer(
         embedding.position_forward,
         embedding.position_backward,
-        position_case,
-        ((1, 1, 1, 1, 0), (3, 5, 4, 7, 0), (1, 5, 3, 5, 0)),
+        position_arguments,
+        ((1, 1, 1, 1), (3, 5, 4, 7), (1, 5, 3, 5)),
     ),
     "linear": Layer(
         linear.linear_forward,
         linear.linear_backward,
-        linear_case,
+        linear_arguments,
         ((1, 1, 1), (5, 7, 3), (6, 4, 4), (5, 3, 7, False)),
     ),
     "layernorm": Layer(
         layernorm.layernorm_forward,
         layernorm.layernorm_backward,
-        layernorm_case,
+        layernorm_arguments,
         ((1, 2), (6, 7), (5, 16)),
     ),
     "attention": Layer(
         attention.attention_forward,
         attention.attention_backward,
-        attention_case,
+        attention_arguments,
         # One more than a block of queries, and than two, in the last ones.
         ((1, 1, 1, 1), (1, 7, 1, 5), (2, 5, 3, 4), (3, 1, 2, 3), (1, 65, 2, 2), (1, 129, 1, 1)),
     ),
-    "gelu": Layer(gelu.gelu_forward, gelu.gelu_backward, gelu_case, ((1, 1), (7, 9))),
+    "gelu": Layer(gelu.gelu_forward, gelu.gelu_backward, gelu_arguments, ((1, 1), (7, 9))),
     "softmax_crossentropy": Layer(
         softmax_crossentropy.softmax_crossentropy_forward,
         softmax_crossentropy.softmax_crossentropy_backward,
-        softmax_crossentropy_case,
+        softmax_crossentropy_arguments,
         ((1, 1), (1, 5), (6, 7)),
     ),
 }
@@ -376,17 +269,67 @@ def check_layer(
 
     Args:
         name: one of `LAYERS`.
-        forward: a function with the arguments of the layer's own.
+        forward: a function with the arguments of the layer's own, in the same order.
         backward: likewise.
         h: the step of the central differences.
     """
     layer = LAYERS[name]
     results = []
     for shape in layer.shapes:
-        case = layer.make_case(forward or layer.forward, backward or layer.backward, *shape)
-        for result in check_case(case, h):
-            label = f"{name}.{result.tensor} {case.label}"
-            results.append(Result(label, result.elements, result.error, result.tolerance))
+        names = list(signature(layer.arguments).parameters)[1:]
+        label = " ".join([name, *(f"{n}={size}" for n, size in zip(names, shape, strict=False))])
+        for result in check_shape(layer, shape, forward, backward, h):
+            results.append(replace(result, tensor=f"{label} {result.tensor}"))
+    return results
+
+
+def check_shape(
+    layer: Layer,
+    shape: tuple[int, ...],
+    forward: Callable | None = None,
+    backward: Callable | None = None,
+    h: float = STEP,
+) -> list[Result]:
+    """Check every element of every input and parameter of a layer, and the law of gradients.
+
+    The gradients' memory is full of NaN before the first backward pass, which must assign; the
+    second one must assign the inputs' gradients again and add to the parameters'.
+    """
+    forward_names, backward_names = (
+        list(signature(function).parameters) for function in (layer.forward, layer.backward)
+    )
+    rng = np.random.default_rng(1)
+    values = layer.arguments(rng, *shape)
+    output = forward_names[0]
+    before = values[output].copy()  # position_forward adds to what is there
+
+    def run() -> np.ndarray:
+        values[output][...] = before
+        (forward or layer.forward)(*(values[name] for name in forward_names))
+        return values[output].copy()
+
+    dout = values.setdefault(f"d{output}", rng.standard_normal(run().shape))
+    inputs = [name for name in forward_names if f"d{name}" in backward_names and name != output]
+    d = {
+        name: None if values[name] is None else np.full_like(values[name], np.nan)
+        for name in inputs
+    }
+    values |= {f"d{name}": gradient for name, gradient in d.items()}
+
+    def run_backward(accumulate: bool) -> dict[str, np.ndarray]:
+        given = values | {"accumulate": accumulate}
+        (backward or layer.backward)(*(given[name] for name in backward_names))
+        return {name: gradient.copy() for name, gradient in d.items() if gradient is not None}
+
+    run()  # the statistics that the backward pass reads
+    first, second = run_backward(accumulate=False), run_backward(accumulate=True)
+    results = []
+    for name in first:
+        if name in ("weight", "bias"):
+            second[name] -= first[name]
+        expected = differences(run, values[name], dout, h)
+        gradients = first[name], second[name]
+        results.append(compare(name, gradients, expected, LAYER_TOLERANCE))
     return results
 
 
@@ -401,7 +344,7 @@ def check_model(
 ) -> list[Result]:
     """Check the gradients of a whole GPT-2 on `elements` random elements of every tensor, or all.
 
-    The first backward pass must assign, the second add, as in `check_case`.
+    The first backward pass must assign, the second add, as in `check_shape`.
     """
     model = GPT2(config, B, T, dtype=np.float64, seed=1)
     rng = np.random.default_rng(1)
@@ -427,7 +370,7 @@ def check_model(
             chosen,
         )
         gradients = [flat[start:stop][chosen] for flat in (first, model.grads.flat - first)]
-        label = f"gpt2.{name} L={config.num_layers} H={config.num_heads} C={config.channels}"
+        label = f"gpt2 L={config.num_layers} H={config.num_heads} C={config.channels} {name}"
         scale = np.abs(first[start:stop]).max()
         results.append(compare(label, gradients, expected, MODEL_TOLERANCE, scale))
     return results
@@ -449,23 +392,22 @@ def print_table(results: Iterable[Result]) -> bool:
 
 def plot_step_sizes(name: str, path: Path) -> None:
     """Draw the error of a layer's gradients against the step size h: the V-shaped curve."""
-    layer = LAYERS[name]
-    case = layer.make_case(layer.forward, layer.backward, *layer.shapes[1])
-    steps = np.logspace(-12, -0.5, 47)
-    errors = np.array([[result.error for result in check_case(case, h)] for h in steps])
+    layer, steps = LAYERS[name], np.logspace(-12, -0.5, 47)
+    results = [check_shape(layer, layer.shapes[1], h=h) for h in steps]
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     styles = itertools.cycle(["-", "--", ":"])
-    for tensor, curve, style in zip(case.inputs, errors.T, styles, strict=False):
+    for curve, style in zip(zip(*results, strict=True), styles, strict=False):
         # An error of exactly 0 has no logarithm.
-        axes.loglog(steps, np.maximum(curve, 1e-17), style, color="black", label=tensor)
+        errors = [max(result.error, 1e-17) for result in curve]
+        axes.loglog(steps, errors, style, color="black", label=curve[0].tensor)
     axes.axhline(LAYER_TOLERANCE, color="grey", linewidth=0.8)
     axes.annotate("tolerance", (steps[-1], LAYER_TOLERANCE), va="bottom", ha="right", color="grey")
     axes.annotate("round-off: grows as 1/h", (0.05, 0.93), xycoords="axes fraction")
     axes.annotate("truncation: grows as h²", (0.6, 0.93), xycoords="axes fraction")
     axes.set_xlabel("step size h")
     axes.set_ylabel("largest relative error")
-    axes.set_title(f"{name} ({case.label}): central differences against the backward pass")
+    axes.set_title(f"{name}: central differences against the backward pass")
     axes.legend(title="gradient of", loc="lower left")
     save_figure(figure, path)
 
