@@ -117,7 +117,7 @@ def cosine_schedule(step: int, lr: float, min_lr: float, warmup: int, num_steps:
     Args:
         step: from 0.
         lr: the highest rate, reached when `warmup` steps are done.
-        min_lr: the floor, reached at `num_steps` and kept after it.
+        min_lr: the floor, which the step after the last would have, and all later ones.
         warmup: how many steps the warm-up takes.
         num_steps: how many steps the whole schedule takes.
     """

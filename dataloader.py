@@ -125,7 +125,7 @@ class DataLoader:
 
     def state(self) -> dict[str, int]:
         """Where the loader stands: what `restore` needs to go on with the same batches."""
-        return {"epoch": self.epoch, "position": self.position}
+        return {"epoch": self.epoch, "position": self.position, "windows": self.num_windows}
 
     def restore(self, state: dict[str, int]) -> None:
         """Go to where `state` was taken, by a loader of the same shards and arguments.
@@ -135,14 +135,16 @@ class DataLoader:
         """
         if not (
             isinstance(state, dict)
-            and state.keys() == {"epoch", "position"}
+            and state.keys() == {"epoch", "position", "windows"}
             and all(type(number) is int for number in state.values())
             and state["epoch"] >= 0
             and 0 <= state["position"] <= len(self)
+            and state["windows"] == self.num_windows
         ):
             raise UserError(
                 f"the data loader cannot go on from {state}: it needs an epoch of 0 or more and a "
-                f"position from 0 to {len(self)}; resume with the data and batch size of that run"
+                f"position from 0 to {len(self)} in {self.num_windows} windows; resume with the "
+                "data, the batch size and the sequence length of that run"
             )
         self._start_epoch(state["epoch"])
         self.position = state["position"]

@@ -5,6 +5,8 @@ where, and what to do. A program ends through `run_program`, which prints that s
 else.
 """
 
+import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -47,6 +49,20 @@ def run_program(main: Callable[[], None]) -> None:
     except MemoryError as error:
         status, sentence = 1, f"out of memory: {error}"
     except KeyboardInterrupt as interrupt:
-        status, sentence = 130, str(interrupt) or "interrupted"
+        print(str(interrupt) or "interrupted", file=sys.stderr)
+        sys.exit(130)
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(status)
+
+
+def at_least(least: int | float, below: float = math.inf) -> Callable[[str], int | float]:
+    """For argparse: a number of the type of `least`, from there up, and below `below`."""
+
+    def number(text: str) -> int | float:
+        value = type(least)(text)
+        if not least <= value < below:
+            limits = f"from {least} up" if below == math.inf else f"from {least} to below {below:g}"
+            raise argparse.ArgumentTypeError(f"must be a number {limits}, not {text}")
+        return value
+
+    return number

@@ -13,7 +13,6 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,10 @@ from adam import AdamW, cosine_schedule
 from checkpoint import CHECKPOINT, find_checkpoint, load_arrays, read_meta, save_checkpoint
 from dataloader import DataLoader
 from dev.data import pydocs
-from errors import RunError, UserError, run_program
+from errors import RunError, UserError, at_least, run_program
 from gpt2 import GPT2, PRESETS, GPT2Config
-from report import Log, check_memory, draw_memory_map, matmul_peak
-from sample import generate
+from report import Log, check_memory, command, draw_memory_map, matmul_peak
+from sample import generate, prompt_tokens
 from tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent
@@ -35,14 +34,11 @@ NOT_SAVED = ("out", "resume", "init_from", "memory_map")
 
 
 def main() -> None:
-    args, saved = read_arguments()
+    args, origin = read_arguments()
     folder = find_corpus(args.data)
     tokenizer = Tokenizer.load(folder / "tokenizer.tiktoken")
 
     # The model's numbers: those of the run or checkpoint to go on with, else the preset's.
-    origin = saved
-    if args.init_from:
-        origin = read_meta(find_checkpoint(args.init_from))
     if origin:
         config = GPT2Config(**origin["config"])
         if origin["tokenizer"] != tokenizer.to_text():
@@ -54,6 +50,10 @@ def main() -> None:
         config = replace(PRESETS[args.preset], vocab_size=tokenizer.vocab_size)
     B, T = args.batch_size, args.seq_len or min(config.seq_len, 256)
     args.lr = 0.4 / config.channels if args.lr is None else args.lr
+    if args.min_lr > args.lr:
+        raise UserError(f"--min-lr {args.min_lr} is above --lr {args.lr}; lower it")
+    if len(prompt_tokens(tokenizer, args.prompt)) > T:
+        raise UserError(f"--prompt has more tokens than the {T} that the model sees; shorten it")
 
     # The tables of shapes tell what will be allocated, to the byte.
     params, acts = config.param_shapes(), config.act_shapes(B, T)
@@ -66,6 +66,8 @@ def main() -> None:
     }
     if args.memory_map:
         draw_memory_map(buffers, args.memory_map)
+        print(f"wrote {args.memory_map}")
+        return
     check_memory(buffers, "lower --batch-size or --seq-len, or choose a smaller --preset")
 
     shards = {"vocab_size": config.vocab_size, "seed": args.seed}
@@ -86,11 +88,16 @@ def main() -> None:
         rng=np.random.default_rng(args.seed),
         positions=max(T, origin["positions"] if origin else 0),
     )
-    if saved:
-        run.restore(saved)
+    if args.resume:
+        run.restore(find_checkpoint(args.resume), origin)
     elif args.init_from:
         load_arrays(find_checkpoint(args.init_from), {"params": model.params.flat})
-    train(run)
+    try:
+        train(run)
+    except BrokenPipeError:  # nobody reads our output any more
+        if run.step > run.saved_step:
+            run.save()
+        raise
 
 
 def train(run: "Run") -> None:
@@ -111,18 +118,14 @@ def train(run: "Run") -> None:
 
     log = Log(args.out / "log.csv", run.step)
     stop = StopRequest()
-    while run.step < args.steps and not stop.requested:
+    while run.step < args.steps:
         begin = time.perf_counter()
         lr = cosine_schedule(run.step, args.lr, args.min_lr, args.warmup, args.steps)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # the loss will show it
                 loss, norm = take_step(run, lr)
         except RunError as error:
-            good = f"{args.out} has the run as of step {run.saved_step}" if run.saved_step else ""
-            raise RunError(
-                f"step {run.step + 1}: {error}, so training has stopped; "
-                f"{good or 'nothing had been saved yet'}; try a lower --lr"
-            ) from error
+            raise diverged(run, f"step {run.step + 1}: {error}") from error
         seconds = time.perf_counter() - begin
         run.step += 1
         speed = gflop_per_step / seconds
@@ -134,24 +137,42 @@ def train(run: "Run") -> None:
         )
 
         last = run.step == args.steps
-        val_loss = None
-        if last or run.step % args.val_every == 0:
-            val_loss = run.validate()
-            print(f"step {run.step:>4}/{args.steps}  validation loss {val_loss:.4f}", flush=True)
-        log.write(run.step, loss, val_loss, norm, lr, 1e3 * seconds, tokens_per_step / seconds)
+        saving = last or stop.requested or run.step % args.save_every == 0
+        validating = last or run.step % args.val_every == 0
+        # The loss above was that before the update: what is saved has to be seen to work.
+        seen = run.validate(args.val_batches if validating else 1) if saving or validating else loss
+        if not math.isfinite(seen):
+            raise diverged(run, f"step {run.step}: the validation loss is {seen}")
+        if validating:
+            print(f"step {run.step:>4}/{args.steps}  validation loss {seen:.4f}", flush=True)
+        log.write(
+            run.step,
+            loss,
+            seen if validating else None,
+            norm,
+            lr,
+            1e3 * seconds,
+            tokens_per_step / seconds,
+        )
         if last or run.step % args.sample_every == 0:
             print(f"--- a sample ---\n{run.speak()}\n----------------", flush=True)
-        if last or stop.requested or run.step % args.save_every == 0:
+        if saving:
             run.save()
             log.draw(args.out / "loss.png", f"{args.preset} on {run.corpus.name}")
+        if saving and stop.requested and not last:
+            raise KeyboardInterrupt(
+                f"stopped after step {run.step}, which is saved; "
+                f"go on with: {command('gpt2_train.py', '--resume', args.out)}"
+            )
 
-    if stop.requested:
-        raise KeyboardInterrupt(
-            f"stopped after step {run.step}, which is saved; "
-            f"go on with: python gpt2_train.py --resume {args.out}"
-        )
     print(f"wrote {args.out / CHECKPOINT}, {log.path} and {args.out / 'loss.png'}")
-    print(f'let it speak: python sample.py {args.out} --prompt "The"')
+    print(f"let it speak: {command('sample.py', args.out, '--prompt', args.prompt)}")
+
+
+def diverged(run: "Run", what: str) -> RunError:
+    """The error that ends a run whose numbers have become infinite."""
+    kept = f"{run.args.out} has step {run.saved_step}" if run.saved_step else "nothing is saved yet"
+    return RunError(f"{what}, so training has stopped; {kept}; try a lower --lr")
 
 
 def take_step(run: "Run", lr: float) -> tuple[float, float]:
@@ -172,7 +193,7 @@ def take_step(run: "Run", lr: float) -> tuple[float, float]:
         run.model.backward(1 / n)
     if not math.isfinite(loss):
         raise RunError(f"the loss is {loss}")
-    return loss, run.optimizer.step(lr, max_norm=run.args.clip)
+    return loss, run.optimizer.step(lr, max_norm=run.args.clip or math.inf)
 
 
 @dataclass
@@ -191,11 +212,13 @@ class Run:
     step: int = 0
     saved_step: int = 0
 
-    def validate(self) -> float:
-        """The mean loss over the first `--val-batches` batches of the validation split."""
+    def validate(self, most: int) -> float:
+        """The mean loss over the first batches of the validation split, at most so many."""
         self.val_batches.reset()
-        count = min(self.args.val_batches, len(self.val_batches))
-        return sum(self.model.forward(*self.val_batches.next_batch()) for _ in range(count)) / count
+        count = min(most, len(self.val_batches))
+        with np.errstate(over="ignore", invalid="ignore"):
+            losses = [self.model.forward(*self.val_batches.next_batch()) for _ in range(count)]
+        return sum(losses) / count
 
     def speak(self) -> str:
         """How the model continues `--prompt`."""
@@ -219,9 +242,9 @@ class Run:
         save_checkpoint(self.args.out / CHECKPOINT, meta, self._arrays())
         self.saved_step = self.step
 
-    def restore(self, meta: dict[str, Any]) -> None:
-        """Go to where the run was saved."""
-        load_arrays(self.args.out / CHECKPOINT, self._arrays())
+    def restore(self, path: Path, meta: dict[str, Any]) -> None:
+        """Go to where the run was when the checkpoint was saved."""
+        load_arrays(path, self._arrays())
         self.step = self.saved_step = self.optimizer.num_steps = meta["step"]
         self.batches.restore(meta["loader"])
         self.rng.bit_generator.state = meta["rng"]
@@ -232,54 +255,67 @@ class Run:
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM asks to stop after the step at hand; a second one stops at once."""
+    """Ctrl-C, SIGTERM or a closed terminal asks to stop after the step; a second one, at once."""
 
     def __init__(self) -> None:
         self.requested = False
-        for number in (signal.SIGINT, signal.SIGTERM):
+        names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+        self._signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        for number in self._signals:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: object) -> None:
         self.requested = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in self._signals:
+            signal.signal(each, signal.default_int_handler)
         print("finishing this step; once more to stop at once, without saving", file=sys.stderr)
 
 
 def read_arguments() -> tuple[argparse.Namespace, dict[str, Any] | None]:
-    """The settings of the run, and what was saved of the run to resume.
+    """The settings, and what was saved beside the weights to start from, if there are any.
 
     Raises:
-        UserError: a setting is out of its range, or two contradict each other.
+        UserError: settings contradict each other, or name what is not there.
     """
     parser = make_parser()
-    args, saved = parser.parse_args(), None
+    args, origin = parser.parse_args(), None
+    for source in (args.resume, args.init_from):
+        if source and args.preset:
+            raise UserError(f"the model is the one in {source}; leave out --preset")
     if args.resume:
-        saved = read_meta(find_checkpoint(args.resume))
+        if args.init_from or args.out:
+            raise UserError("--resume goes on with a run; leave out --init-from and --out")
+        origin = read_meta(find_checkpoint(args.resume))
         # The run's settings take the place of the defaults; what is given here precedes both.
-        parser.set_defaults(**{**saved["settings"], "preset": None})
+        parser.set_defaults(**origin["settings"])
         args = parser.parse_args()
-        if args.preset or args.init_from or args.out:
+        args.out = find_checkpoint(args.resume).parent
+        if args.steps <= origin["step"]:
             raise UserError(
-                f"--resume goes on with the model in {args.resume}; leave out --preset, "
-                "--init-from and --out"
+                f"{args.resume} has done its {origin['step']} steps; give a higher --steps to go on"
             )
-        args.preset, args.out = saved["settings"]["preset"], find_checkpoint(args.resume).parent
-        if args.steps <= saved["step"]:
-            raise UserError(
-                f"{args.resume} has done its {saved['step']} steps; give a higher --steps to go on"
-            )
-    elif args.preset not in PRESETS:
+        return args, origin
+
+    if args.init_from:
+        origin = read_meta(find_checkpoint(args.init_from))
+        args.preset = origin["settings"]["preset"]
+    args.preset = args.preset or "tiny"
+    if args.preset not in PRESETS:
         raise UserError(f"there is no preset {args.preset!r}; choose from {', '.join(PRESETS)}")
-    elif args.out and (args.out / CHECKPOINT).exists():
+    if args.warmup is None:
+        args.warmup = args.steps // 10
+    if not args.out:
+        suffixes = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+        folders = (Path("runs", args.preset + suffix) for suffix in suffixes)
+        args.out = next(folder for folder in folders if not folder.exists())
+    elif args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file; name a folder for the run")
+    elif (args.out / CHECKPOINT).exists():
         raise UserError(
             f"{args.out} holds a run already; go on with it by --resume {args.out}, or choose "
             "another --out"
         )
-    elif not args.out:
-        suffixes = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
-        folders = (Path("runs", args.preset + suffix) for suffix in suffixes)
-        args.out = next(folder for folder in folders if not folder.exists())
-    return args, saved
+    return args, origin
 
 
 def find_corpus(name: str | None) -> Path:
@@ -305,19 +341,6 @@ def find_corpus(name: str | None) -> Path:
     return folder
 
 
-def at_least(least: int | float) -> Callable[[str], int | float]:
-    """For argparse: a number of the type of `least`, and not below it."""
-
-    def convert(text: str) -> int | float:
-        value = type(least)(text)
-        if not least <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"must be a number from {least} up, not {text}")
-        return value
-
-    convert.__name__ = "number"  # in argparse's own message about what is no number at all
-    return convert
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Train a GPT-2 in plain NumPy. Without arguments: a small one, on Python's own "
@@ -326,7 +349,7 @@ def make_parser() -> argparse.ArgumentParser:
     default = "(default: %(default)s)"
 
     model = parser.add_argument_group("the model")
-    model.add_argument("--preset", default="tiny", help=f"{', '.join(PRESETS)} {default}")
+    model.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: tiny)")
     model.add_argument(
         "--init-from", type=Path, metavar="PATH", help="fine-tune this run or checkpoint instead"
     )
@@ -374,15 +397,17 @@ def make_parser() -> argparse.ArgumentParser:
     optimiser.add_argument(
         "--warmup",
         type=at_least(0),
-        default=50,
         metavar="N",
-        help=f"steps up to the highest {default}",
+        help="steps up to the highest (default: a tenth of --steps)",
     )
     optimiser.add_argument("--weight-decay", type=at_least(0.0), default=0.1, help=default)
-    optimiser.add_argument("--beta1", type=at_least(0.0), default=0.9, help=default)
-    optimiser.add_argument("--beta2", type=at_least(0.0), default=0.99, help=default)
+    optimiser.add_argument("--beta1", type=at_least(0.0, below=1.0), default=0.9, help=default)
+    optimiser.add_argument("--beta2", type=at_least(0.0, below=1.0), default=0.99, help=default)
     optimiser.add_argument(
-        "--clip", type=at_least(0.0), default=1.0, help=f"largest gradient norm {default}"
+        "--clip",
+        type=at_least(0.0),
+        default=1.0,
+        help=f"largest gradient norm, 0 for any {default}",
     )
 
     run = parser.add_argument_group("the run")

@@ -1,6 +1,9 @@
 """What a training run tells: its memory, its speed, its log and its pictures."""
 
 import csv
+import shlex
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +13,7 @@ import psutil
 from matplotlib.figure import Figure
 
 from buffers import Shapes, extents, num_elements
-from errors import RunError, UserError
+from errors import FormatError, RunError, UserError
 from files import replacing, save_figure
 
 COLUMNS = {
@@ -36,16 +39,24 @@ class Log:
         self.path = path
         self.rows: list[dict[str, float | None]] = []
         if steps_done and path.is_file():
-            with path.open(encoding="utf-8", newline="") as file:
-                self.rows = [
-                    {name: kind(row[name]) if row[name] else None for name, kind in COLUMNS.items()}
-                    for row in csv.DictReader(file)
-                    if int(row["step"]) <= steps_done
-                ]
+            self.rows = [row for row in self._read() if row["step"] <= steps_done]
         with replacing(path) as file:
             file.write(",".join(COLUMNS).encode() + b"\n")
             for row in self.rows:
                 file.write(self._line(row).encode())
+
+    def _read(self) -> list[dict[str, float | None]]:
+        try:
+            with self.path.open(encoding="utf-8-sig", newline="") as file:
+                lines = csv.DictReader(file)
+                if lines.fieldnames != list(COLUMNS):
+                    raise ValueError("other columns")
+                return [
+                    {name: kind(row[name]) if row[name] else None for name, kind in COLUMNS.items()}
+                    for row in lines
+                ]
+        except (TypeError, ValueError, csv.Error) as error:
+            raise FormatError(f"{self.path} is damaged; move it away, and resume again") from error
 
     def write(self, *values: float | None) -> None:
         """Add the row of a step, its values in the order of `COLUMNS`.
@@ -158,3 +169,13 @@ def draw_memory_map(buffers: Mapping[str, Shapes], path: Path, itemsize: int = 4
         axes.set_xlim(0, total)
     every_axes[-1].set_xlabel("offset in the flat buffer (MiB)")
     save_figure(figure, path)
+
+
+def command(script: str, *arguments: object) -> str:
+    """What to type, here and now, to run another program of this project with this Python."""
+    root = Path(__file__).resolve().parent
+    paths = (Path(path) for path in (sys.executable, root / script))
+    here = Path.cwd()
+    short = [path.relative_to(here) if path.is_relative_to(here) else path for path in paths]
+    words = [str(word) for word in (*short, *arguments)]
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from checkpoint import find_checkpoint, load_arrays, read_meta
-from errors import UserError, run_program
+from errors import RunError, UserError, at_least, run_program
 from gpt2 import GPT2, GPT2Config
 from tokenizer import Tokenizer
 
@@ -98,7 +98,7 @@ def generate_tokens(
             yield token
             entered = len(context)
             if entered == model.seq_len:
-                context, entered = context[model.seq_len // 2 :], 0
+                context, entered = context[(model.seq_len + 1) // 2 :], 0
             context.append(token)
 
     return continuation()
@@ -107,7 +107,13 @@ def generate_tokens(
 def pick(
     logits: np.ndarray, temperature: float, top_k: int, top_p: float, rng: np.random.Generator
 ) -> int:
-    """One token by chance, from the (V,) logits; the settings are those of `generate_tokens`."""
+    """One token by chance, from the (V,) logits; the settings are those of `generate_tokens`.
+
+    Raises:
+        RunError: a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise RunError("the model's logits are not finite: its training has diverged")
     if temperature == 0:
         return int(logits.argmax())
     # float64, because the probabilities of 50,000 tokens have to add up to 1.
@@ -123,7 +129,7 @@ def pick(
     return int(rng.choice(len(probs), p=probs))
 
 
-def load_gpt2(path: Path, batch_size: int = 1) -> tuple[GPT2, Tokenizer]:
+def load_gpt2(path: Path) -> tuple[GPT2, Tokenizer]:
     """The model and the tokenizer of a checkpoint, or of a run's folder.
 
     Raises:
@@ -133,7 +139,7 @@ def load_gpt2(path: Path, batch_size: int = 1) -> tuple[GPT2, Tokenizer]:
     path = find_checkpoint(path)
     meta = read_meta(path)
     # Positions that were never trained say nothing, so the context ends before them.
-    model = GPT2(GPT2Config(**meta["config"]), batch_size, meta["positions"], seed=None)
+    model = GPT2(GPT2Config(**meta["config"]), seq_len=meta["positions"], seed=None)
     load_arrays(path, {"params": model.params.flat})
     return model, Tokenizer.from_text(meta["tokenizer"], path)
 
@@ -143,7 +149,10 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="a run's folder, or a checkpoint in it")
     parser.add_argument("--prompt", default="", help="the text to continue (default: none)")
     parser.add_argument(
-        "--max-tokens", type=int, default=200, help="how many tokens to add (default: %(default)s)"
+        "--max-tokens",
+        type=at_least(1),
+        default=200,
+        help="how many tokens to add (default: %(default)s)",
     )
     parser.add_argument(
         "--temperature",
@@ -163,13 +172,12 @@ def main() -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="the same seed, the same text (default: %(default)s)"
+        "--seed",
+        type=at_least(0),
+        default=0,
+        help="the same seed, the same text (default: %(default)s)",
     )
     args = parser.parse_args()
-    if args.max_tokens < 1:
-        raise UserError(f"--max-tokens must be 1 or more, not {args.max_tokens}")
-    if args.seed < 0:
-        raise UserError(f"--seed must be 0 or more, not {args.seed}")
 
     model, tokenizer = load_gpt2(args.checkpoint)
     count = 0

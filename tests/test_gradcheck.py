@@ -229,6 +229,29 @@ def test_a_learners_own_functions():
     assert [result.ok for result in wrong] == [False]
 
 
+@pytest.mark.parametrize("dtype", [int, np.float32])
+def test_a_learners_arrays_of_any_type_in_memory_used_again(dtype):
+    out = np.empty(3)
+
+    def forward(x):
+        np.sin(x, out=out)
+        return out
+
+    inputs = {"x": np.array([0, 1, 2], dtype)}
+    (result,) = check(forward, lambda dout, x: {"x": dout * np.cos(x)}, inputs)
+    assert result.ok
+
+
+def test_an_element_that_is_left_out_is_caught_in_the_whole_model(monkeypatch):
+    def without_the_last_row(dweight, dout, tokens, accumulate):
+        gradcheck.embedding.embedding_backward(dweight[:-1], dout, tokens, accumulate)
+        dweight[-1] = np.nan
+
+    monkeypatch.setattr("gpt2.embedding_backward", without_the_last_row)
+    results = check_model(*gradcheck.MODEL_SHAPES[0], elements=1)
+    assert [result.tensor.split()[-1] for result in results if not result.ok] == ["wte"]
+
+
 def test_a_gradient_of_the_wrong_shape_is_named():
     with pytest.raises(
         ValueError, match=r"gradient of x has shape \(1,\), but x itself has \(2,\)"

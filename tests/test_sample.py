@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from checkpoint import save_checkpoint
-from errors import UserError
+from errors import RunError, UserError
 from gpt2 import GPT2, GPT2Config
 from sample import generate, generate_tokens, pick
 from tokenizer import load_tokenizer
@@ -130,6 +130,18 @@ def test_extreme_logits_and_temperatures():
 def test_settings_out_of_range_are_named_at_once(model, settings, value):
     with pytest.raises(UserError, match=value):
         generate_tokens(model, [1], 1, **settings)
+
+
+def test_a_model_that_has_diverged_says_so(model):
+    model.params.lnfw.fill(np.nan)
+    with pytest.raises(RunError, match="diverged"):
+        list(generate_tokens(model, [1], 1))
+
+
+@pytest.mark.parametrize("seq_len", [1, 2, 5])
+def test_short_contexts_go_on_too(model, seq_len):
+    short = GPT2(CONFIG, seq_len=seq_len)
+    assert len(list(generate_tokens(short, [3], 11))) == 11
 
 
 def test_a_prompt_longer_than_the_context(model):

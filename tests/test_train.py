@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gpt2_train
-from checkpoint import load_arrays, read_meta
+from checkpoint import read_meta, save_checkpoint
 from dataloader import write_shard
 from gpt2 import GPT2Config
 
@@ -175,33 +175,76 @@ def test_without_a_corpus_the_default_one_is_made(program, tmp_path, monkeypatch
     assert (tmp_path / "data" / "pydocs" / "train_000000.bin").is_file()
 
 
-def test_the_memory_map_and_the_memory(program, small, tmp_path):
+def test_the_memory_map_needs_no_memory(program, small, tmp_path):
     picture = tmp_path / "map.png"
-    status, out, _ = program("gpt2_train", *small, "--steps", 1, "--memory-map", picture)
-    assert status == 0
+    arguments = ["--batch-size", 50_000_000, "--memory-map", picture]
+    assert program("gpt2_train", *small, *arguments)[0] == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_memory_is_told_exactly(program, small, tmp_path):
+    status, out, _ = program("gpt2_train", *small, "--steps", 1)
+    assert status == 0
     meta = read_meta(tmp_path / "run" / "checkpoint.npz")
     model = gpt2_train.GPT2(GPT2Config(**meta["config"]), 4, 16)
     total = 4 * model.params.flat.nbytes + model.acts.flat.nbytes
     assert f"memory: {total / 2**20:,.1f} MiB" in out
 
 
+def test_an_earlier_copy_of_the_checkpoint_can_be_resumed(program, small, tmp_path):
+    run = tmp_path / "run"
+    program("gpt2_train", *small, "--steps", 6, "--save-every", 1, "--lr", 1e-2, "--warmup", 0)
+    whole = losses(run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpt2_train, "save_checkpoint", keep_copies)
+        arguments = [*small[:-1], tmp_path / "again", "--steps", 6, "--save-every", 3]
+        program("gpt2_train", *arguments, "--lr", 1e-2, "--warmup", 0)
+    assert program("gpt2_train", "--resume", tmp_path / "again" / "step3.npz")[0] == 0
+    assert losses(tmp_path / "again") == whole
+
+
+def keep_copies(path, meta, arrays):
+    save_checkpoint(path, meta, arrays)
+    shutil.copy(path, path.with_name(f"step{meta['step']}.npz"))
+
+
 # --- what goes wrong while running: exit status 1, and nothing is lost ---
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
-    program, small, tmp_path
-):
-    arguments = [*small, "--lr", "1e30", "--warmup", 6, "--save-every", 1, "--clip", 1e30]
-    status, _, err = program("gpt2_train", *arguments)
+def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(program, small, tmp_path):
+    """Good steps, then one with a learning rate that ruins the weights."""
+    run = tmp_path / "run"
+    program("gpt2_train", *small, "--steps", 3)
+    ruin = ["--steps", 9, "--lr", 1e30, "--warmup", 0, "--clip", 0, "--save-every", 1]
+    status, _, err = program("gpt2_train", "--resume", run, *ruin)
     assert status == 1
-    assert "step " in err
-    assert "lower --lr" in err
-    meta = read_meta(tmp_path / "run" / "checkpoint.npz")
-    params = np.empty(sum(map(np.prod, GPT2Config(**meta["config"]).param_shapes().values())), "f4")
-    load_arrays(tmp_path / "run" / "checkpoint.npz", {"params": params})
-    assert np.isfinite(params).all()
-    assert f"step {meta['step'] + 1}:" in err
+    assert err.startswith("error: step 4: ")
+    assert err.count("\n") == 1
+    assert f"{run} has step 3" in err
+    assert read_meta(run / "checkpoint.npz")["step"] == 3
+    assert program("gpt2_train", "--resume", run, "--steps", 5)[0] == 0
+    assert [int(row["step"]) for row in rows(run)] == [1, 2, 3, 4, 5]
+    assert float(rows(run)[-1]["train_loss"]) < 7
+
+
+def test_a_run_that_fails_before_anything_is_saved_says_so(program, small):
+    status, _, err = program("gpt2_train", *small, "--lr", 1e30, "--clip", 0)
+    assert status == 1
+    assert "nothing is saved yet" in err
+
+
+def test_a_reader_that_goes_away_loses_nothing(corpus, tmp_path):
+    arguments = ["--data", corpus, "--batch-size", 4, "--seq-len", 16, "--steps", 200]
+    process = start(*arguments, "--out", tmp_path / "run")
+    for line in process.stdout:
+        if line.startswith("step    3/"):
+            break
+    process.stdout.close()
+    process.wait(timeout=60)
+    process.stderr.close()
+    assert process.returncode == 1
+    assert read_meta(tmp_path / "run" / "checkpoint.npz")["step"] >= 3
 
 
 LIMIT_FILES = """
@@ -252,6 +295,10 @@ def refused(program, *arguments):
         (["--steps", -1], ["--steps", "-1"]),
         (["--lr", "nan"], ["--lr", "nan"]),
         (["--lr", "fast"], ["--lr", "fast"]),
+        (["--beta1", 1], ["--beta1", "below 1"]),
+        (["--beta2", 1.5], ["--beta2", "1.5"]),
+        (["--min-lr", 1, "--lr", 0.1], ["--min-lr", "above --lr"]),
+        (["--prompt", "much too long for sixteen tokens, " * 5], ["--prompt", "16"]),
         (["--memory-map", "map.xyz"], ["map.xyz", "png"]),
         (["--batch-size", 5000], ["batch", "lower"]),  # the corpus is too small
         (["--batch-size", 50_000_000], ["memory", "lower --batch-size"]),
@@ -316,6 +363,37 @@ def test_another_vocabulary_than_the_checkpoints(program, small, corpus, tmp_pat
             program, option, tmp_path / "run", "--data", tmp_path / "other", "--steps", 2
         )
         assert "another vocabulary" in sentence
+
+
+def test_the_model_comes_from_one_place(program, small, tmp_path):
+    program("gpt2_train", *small, "--steps", 1)
+    run = tmp_path / "run"
+    assert "leave out --preset" in refused(program, "--init-from", run, "--preset", "nano")
+    assert "leave out --preset" in refused(program, "--resume", run, "--preset", "nano")
+    assert "leave out" in refused(program, "--resume", run, "--out", tmp_path)
+
+
+def test_a_damaged_log_is_named(program, small, tmp_path):
+    program("gpt2_train", *small, "--steps", 1)
+    log = tmp_path / "run" / "log.csv"
+    for damage in (bytes(50), log.read_bytes() + b"\0\0\0", log.read_bytes() + b"2,x,,,,,\n"):
+        log.write_bytes(damage)
+        sentence = refused(program, "--resume", tmp_path / "run", "--steps", 2)
+        assert "log.csv is damaged" in sentence
+
+
+def test_data_that_has_changed_is_noticed(program, small, corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "data")
+    arguments = [*SMALL, "--data", tmp_path / "data", "--out", tmp_path / "run"]
+    program("gpt2_train", *arguments, "--steps", 1)
+    write_shard(tmp_path / "data" / "train_000000.bin", np.arange(2000) % 300)
+    sentence = refused(program, "--resume", tmp_path / "run", "--steps", 2)
+    assert "resume with the data" in sentence
+
+
+def test_out_that_is_a_file(program, small, tmp_path):
+    (tmp_path / "run").write_text("", encoding="utf-8")
+    assert "is a file" in refused(program, *small)
 
 
 def test_a_damaged_checkpoint(program, small, tmp_path):

@@ -108,10 +108,14 @@ def write_corpus(train: Iterable[str], val: Iterable[str], folder: Path, tokeniz
         num_train = _write_shards(train, temporary, "train", vocabulary)
         num_val = _write_shards(val, temporary, "val", vocabulary)
         vocabulary.save(temporary / "tokenizer.tiktoken")
-        for old in [*folder.glob("train_*.bin"), *folder.glob("val_*.bin")]:
-            old.unlink()
-        for new in temporary.iterdir():
-            new.replace(folder / new.name)
+        # A folder is a corpus once it has its vocabulary, which goes first and comes last.
+        patterns = ("tokenizer.tiktoken", "train_*.bin", "val_*.bin")
+        for pattern in patterns:
+            for old in folder.glob(pattern):
+                old.unlink()
+        for pattern in reversed(patterns):
+            for new in temporary.glob(pattern):
+                new.replace(folder / new.name)
     print(
         f"{folder}: {num_train:,} tokens to train on, {num_val:,} to validate with, "
         f"vocabulary of {vocabulary.vocab_size:,}"
