@@ -318,7 +318,8 @@ def check_shape(
     values |= {f"d{name}": gradient for name, gradient in d.items()}
 
     def run_backward(accumulate: bool) -> dict[str, np.ndarray]:
-        given = values | {"accumulate": accumulate}
+        # A copy of dout, because a learner's function may compute in place.
+        given = values | {"accumulate": accumulate, f"d{output}": np.array(dout)[()]}
         (backward or layer.backward)(*(given[name] for name in backward_names))
         return {name: gradient.copy() for name, gradient in d.items() if gradient is not None}
 
