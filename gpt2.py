@@ -7,15 +7,12 @@ Names and layout of the parameters are llm.c's. Shapes are written with
 """
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
-from buffers import Buffer, Shapes
+from buffers import Shapes
 from errors import UserError
 from layers.attention import attention_backward, attention_forward
 from layers.embedding import (
@@ -31,6 +28,7 @@ from layers.softmax_crossentropy import (
     softmax_crossentropy_backward,
     softmax_crossentropy_forward,
 )
+from model import Model, check_counts, split_heads
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,7 @@ class GPT2Config:
     channels: int = 768
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
+        check_counts(**vars(self))
         if self.channels % self.num_heads:
             raise UserError(
                 f"{self.num_heads} heads do not divide {self.channels} channels; "
@@ -133,52 +129,10 @@ PRESETS = {
 }
 
 
-class GPT2:
-    """A GPT-2 and every buffer it needs.
+class GPT2(Model):
+    """A GPT-2 and every buffer it needs; the arguments are `Model`'s."""
 
-    Args:
-        config: the model.
-        batch_size: B, the most sequences that `forward` takes at once.
-        seq_len: T, the most positions; at most `config.seq_len`, which it is by default.
-        dtype: float32 to train, float64 to check gradients.
-        seed: of the initial weights; the same seed gives the same bits. None leaves them zero, for
-            whoever is about to load them.
-
-    Raises:
-        UserError: `seq_len` above `config.seq_len`.
-    """
-
-    def __init__(
-        self,
-        config: GPT2Config,
-        batch_size: int = 1,
-        seq_len: int | None = None,
-        dtype: Any = np.float32,
-        seed: int | None = 0,
-    ) -> None:
-        self.config = config
-        self.batch_size = batch_size
-        self.seq_len = config.seq_len if seq_len is None else seq_len
-        if not 1 <= self.seq_len <= config.seq_len:
-            raise UserError(
-                f"a sequence length of {self.seq_len} is outside 1 to {config.seq_len}, "
-                "the positions that this model has"
-            )
-        if batch_size < 1:
-            raise UserError(
-                f"a batch of {batch_size} sequences holds nothing; it must be 1 or more"
-            )
-        self.params = Buffer(config.param_shapes(), dtype)
-        self.acts = Buffer(config.act_shapes(batch_size, self.seq_len), dtype)
-        self._accumulate = False
-        self._batch: tuple[np.ndarray, np.ndarray] | None = None
-        if seed is not None:
-            self.init_params(np.random.default_rng(seed))
-
-    @cached_property
-    def grads(self) -> Buffer:
-        """The gradients of the parameters; allocated when first used, so sampling never pays."""
-        return self.params.like()
+    config: GPT2Config
 
     def init_params(self, rng: np.random.Generator) -> None:
         """GPT-2's initialisation (Radford et al. 2019, section 2.3).
@@ -197,7 +151,12 @@ class GPT2:
         self.params.wte[self.config.vocab_size :] = 0
 
     def forward(
-        self, tokens: np.ndarray, targets: np.ndarray | None = None, start: int = 0
+        self,
+        tokens: np.ndarray,
+        targets: np.ndarray | None = None,
+        start: int = 0,
+        padding: np.ndarray | None = None,
+        last_only: bool = False,
     ) -> float | np.ndarray:
         """The loss with `targets`, the logits without.
 
@@ -206,34 +165,30 @@ class GPT2:
             targets: (B, T) integers, the token that follows each.
             start: the position of the first token. The earlier positions of the same sequences are
                 those of previous calls, whose keys and values still lie in the buffer.
+            padding: (B,), how many of each sequence's first positions hold nothing: so sequences
+                of different lengths share a batch, aligned at their ends. None by default.
+            last_only: return the logits of the last position only, and compute no others.
 
         Returns:
-            The mean cross-entropy in nats; or the logits, (B, T, V), a view of the buffer that the
-            next call overwrites.
+            The mean cross-entropy in nats; or the logits, (B, T, V) or (B, 1, V), a view of the
+            buffer that the next call overwrites.
 
         Raises:
             UserError: the tokens do not fit the buffers, or are outside the vocabulary.
         """
-        self._check(tokens, start)
-        if targets is not None:
-            self._check(targets, start)
-            if targets.shape != tokens.shape:
-                raise UserError(
-                    f"targets of shape {targets.shape} do not belong to tokens of {tokens.shape}"
-                )
-        self._batch = None  # its activations are about to be overwritten
-        B, T = tokens.shape
+        B, T = self._start_forward(tokens, targets, start)
         p, a = self.params, self._views(B, T, start)
-        V = self.config.vocab_size
+        H, V = self.config.num_heads, self.config.vocab_size
 
         embedding_forward(a.residual[0], tokens.ravel(), p.wte)
-        position_forward(a.residual[0].reshape(B, T, -1), p.wpe, start)
+        position_forward(a.residual[0].reshape(B, T, -1), p.wpe, start, padding)
         for i in range(self.config.num_layers):
             layernorm_forward(
                 a.ln1[i], a.ln1_mean[i], a.ln1_rstd[i], a.residual[i], p.ln1w[i], p.ln1b[i]
             )
             linear_forward(a.qkv[i], a.ln1[i], p.qkvw[i], p.qkvb[i])
-            attention_forward(self._heads(a.att[i], B), a.lse[i], a.q[i], a.k[i], a.v[i], start)
+            out = split_heads(a.att[i], B, H)
+            attention_forward(out, a.lse[i], a.q[i], a.k[i], a.v[i], start, padding)
             linear_forward(a.residual_mid[i], a.att[i], p.attprojw[i], p.attprojb[i])
             a.residual_mid[i] += a.residual[i]
             layernorm_forward(
@@ -243,19 +198,16 @@ class GPT2:
             gelu_forward(a.fch_gelu[i], a.fch[i])
             linear_forward(a.residual[i + 1], a.fch_gelu[i], p.fcprojw[i], p.fcprojb[i])
             a.residual[i + 1] += a.residual_mid[i]
-        layernorm_forward(a.lnf, a.lnf_mean, a.lnf_rstd, a.residual[-1], p.lnfw, p.lnfb)
-        linear_forward(a.logits, a.lnf, p.wte[:V])  # the classifier is the embedding's table
+        rows = slice(T - 1, None, T) if last_only else slice(None)
+        x = a.residual[-1][rows]
+        layernorm_forward(a.lnf[rows], a.lnf_mean[rows], a.lnf_rstd[rows], x, p.lnfw, p.lnfb)
+        linear_forward(a.logits[rows], a.lnf[rows], p.wte[:V])  # the embedding's own table
         if targets is None:
-            return a.logits.reshape(B, T, V)
+            return a.logits[rows].reshape(B, -1, V)
 
         softmax_crossentropy_forward(a.losses, a.logits_lse, a.logits, targets.ravel())
-        if start == 0:  # of earlier positions only keys and values are left
-            self._batch = np.array(tokens), np.array(targets)
+        self._remember(tokens, targets, start)
         return float(a.losses.mean())
-
-    def zero_grad(self) -> None:
-        """The next `backward` starts the gradients afresh. No memory is written."""
-        self._accumulate = False
 
     def backward(self, dloss: float = 1.0) -> None:
         """Fill `grads` with the derivatives of the last forward pass's loss, or add to them.
@@ -269,17 +221,10 @@ class GPT2:
         Raises:
             UserError: there was no forward pass with targets, or its activations are used up.
         """
-        if self._batch is None:
-            raise UserError(
-                "backward needs a forward pass with targets and start=0 before it, "
-                "one for each call"
-            )
-        tokens, targets = self._batch
-        self._batch = None  # the logits become their own gradient below
+        tokens, targets, accumulate = self._start_backward()
         B, T = tokens.shape
         p, g, a = self.params, self.grads, self._views(B, T, start=0)
-        V = self.config.vocab_size
-        accumulate, self._accumulate = self._accumulate, True
+        H, V = self.config.num_heads, self.config.vocab_size
         dresidual = a.dresidual  # the residual stream's gradient, the one running sum
         dx, dfch, dqkv, dlogits = a.dbranch, a.dfch, a.dqkv, a.logits
         dq, dk, dv = self._split_qkv(dqkv.reshape(B, T, -1))
@@ -307,7 +252,7 @@ class GPT2:
             linear_backward(
                 dx, g.attprojw[i], g.attprojb[i], dresidual, a.att[i], p.attprojw[i], accumulate
             )
-            out, dout = self._heads(a.att[i], B), self._heads(dx, B)
+            out, dout = split_heads(a.att[i], B, H), split_heads(dx, B, H)
             attention_backward(dq, dk, dv, dout, a.q[i], a.k[i], a.v[i], out, a.lse[i])
             linear_backward(dx, g.qkvw[i], g.qkvb[i], dqkv, a.ln1[i], p.qkvw[i], accumulate)
             x = a.residual[i]
@@ -320,52 +265,15 @@ class GPT2:
         embedding_backward(g.wte, dresidual, tokens.ravel(), accumulate=True)
 
     def _views(self, B: int, T: int, start: int) -> SimpleNamespace:
-        """The activations cut to a batch of B sequences of T positions; the buffers may hold more.
-
-        Rows are packed at the front of each tensor, but q, k and v have a place for every position,
-        and k and v reach back to position 0.
-        """
-        config = self.config
-        shapes = config.act_shapes(B, T)
-        a = SimpleNamespace(
-            **{name: self.acts[name][tuple(map(slice, shape))] for name, shape in shapes.items()}
-        )
-        everything = self.acts.qkv[:, :B, : start + T]
+        """The activations of a batch; q is of its own positions, k and v reach back to 0."""
+        a = self._cut(B, T)
+        a.qkv, everything = self._cached("qkv", B, T, start)
         a.q, a.k, a.v = self._split_qkv(everything)
         a.q = a.q[:, :, start:]
-        a.qkv = everything[:, :, start:]
-        # One matrix of N rows where the memory allows; else linear_forward takes them one by one.
-        with suppress(ValueError):
-            a.qkv = a.qkv.reshape(config.num_layers, B * T, -1, copy=False)
         return a
-
-    def _heads(self, x: np.ndarray, B: int) -> np.ndarray:
-        """(N, C) -> (B, T, H, D), a view."""
-        return x.reshape(B, -1, self.config.num_heads, x.shape[-1] // self.config.num_heads)
 
     def _split_qkv(self, qkv: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(..., 3C) -> q, k and v, each (..., H, D), views."""
         H, C = self.config.num_heads, self.config.channels
         split = qkv.reshape(*qkv.shape[:-1], 3, H, C // H, copy=False)
         return split[..., 0, :, :], split[..., 1, :, :], split[..., 2, :, :]
-
-    def _check(self, tokens: np.ndarray, start: int) -> None:
-        """Refuse tokens that do not fit the buffers or the vocabulary."""
-        if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
-            raise UserError(
-                f"tokens must be whole numbers of shape (B, T), not {tokens.dtype} {tokens.shape}"
-            )
-        B, T = tokens.shape
-        if B > self.batch_size:
-            raise UserError(
-                f"{B} sequences are more than the {self.batch_size} this model was made for"
-            )
-        if start < 0 or start + T > self.seq_len:
-            raise UserError(
-                f"positions {start} to {start + T - 1} are outside the {self.seq_len} "
-                "this model was made for"
-            )
-        V = self.config.vocab_size
-        if tokens.min() < 0 or tokens.max() >= V:
-            bad = tokens[(tokens < 0) | (tokens >= V)][0]
-            raise UserError(f"token {bad} is outside the vocabulary, 0 to {V - 1}")

@@ -1,6 +1,6 @@
 """Prove a backward pass: compare it with central differences, in float64.
 
-    python gradcheck.py                          every layer, then the whole GPT-2
+    python gradcheck.py                          every layer, then both models whole
     python gradcheck.py attention                one of them
     python gradcheck.py layernorm --plot v.png   its error against the step size h
 
@@ -29,7 +29,18 @@ from buffers import extents
 from errors import RunError, UserError, run_program
 from files import save_figure
 from gpt2 import GPT2, GPT2Config
-from layers import attention, embedding, gelu, layernorm, linear, softmax_crossentropy
+from layers import (
+    attention,
+    embedding,
+    gelu,
+    layernorm,
+    linear,
+    rmsnorm,
+    rope,
+    softmax_crossentropy,
+    swiglu,
+)
+from llama2 import Llama2, Llama2Config
 
 STEP = 1e-5
 LAYER_TOLERANCE = 1e-7
@@ -175,7 +186,8 @@ def embedding_arguments(rng: np.random.Generator, N: int, V: int, C: int) -> dic
 def position_arguments(
     rng: np.random.Generator, B: int, T: int, C: int, max_T: int
 ) -> dict[str, Any]:
-    return {"out": np.ones((B, T, C)), "weight": rng.standard_normal((max_T, C)), "start": 0}
+    weight = rng.standard_normal((max_T, C))
+    return {"out": np.ones((B, T, C)), "weight": weight, "start": 0, "padding": None}
 
 
 def linear_arguments(
@@ -200,11 +212,34 @@ def layernorm_arguments(rng: np.random.Generator, N: int, C: int) -> dict[str, A
     }
 
 
-def attention_arguments(rng: np.random.Generator, B: int, T: int, H: int, D: int) -> dict[str, Any]:
-    # Strided views of one projection, as in the model.
-    q, k, v = np.moveaxis(rng.standard_normal((B, T, 3, H, D)), 2, 0)
+def rmsnorm_arguments(rng: np.random.Generator, N: int, C: int) -> dict[str, Any]:
+    return {
+        "out": np.empty((N, C)),
+        "rstd": np.empty(N),
+        "x": rng.standard_normal((N, C)) + 0.5,
+        "weight": rng.standard_normal(C),
+        "eps": 1e-5,
+    }
+
+
+def attention_arguments(
+    rng: np.random.Generator, B: int, T: int, H: int, D: int, K: int | None = None
+) -> dict[str, Any]:
+    K = K or H
+    # Strided views of one projection, as in GPT-2.
+    q, k, v = np.split(rng.standard_normal((B, T, H + 2 * K, D)), (H, H + K), axis=2)
     out, lse = np.empty((B, T, H, D)), np.empty((B, H, T))
-    return {"out": out, "lse": lse, "q": q, "k": k, "v": v, "start": 0}
+    return {"out": out, "lse": lse, "q": q, "k": k, "v": v, "start": 0, "padding": None}
+
+
+def rope_arguments(rng: np.random.Generator, B: int, T: int, H: int, D: int) -> dict[str, Any]:
+    x = rng.standard_normal((B, T, H, D))
+    return {"out": np.empty_like(x), "x": x, "rotations": rope.rope_rotations(T, D, 100, x.dtype)}
+
+
+def swiglu_arguments(rng: np.random.Generator, N: int, F: int) -> dict[str, Any]:
+    gate, up = 2 * rng.standard_normal((2, N, F))
+    return {"out": np.empty((N, F)), "gate": gate, "up": up}
 
 
 def gelu_arguments(rng: np.random.Generator, N: int, C: int) -> dict[str, Any]:
@@ -246,14 +281,37 @@ LAYERS = {
         layernorm_arguments,
         ((1, 2), (6, 7), (5, 16)),
     ),
+    "rmsnorm": Layer(
+        rmsnorm.rmsnorm_forward,
+        rmsnorm.rmsnorm_backward,
+        rmsnorm_arguments,
+        ((1, 2), (6, 7), (5, 16)),
+    ),
     "attention": Layer(
         attention.attention_forward,
         attention.attention_backward,
         attention_arguments,
         # One more than a block of queries, and than two, in the last ones.
-        ((1, 1, 1, 1), (1, 7, 1, 5), (2, 5, 3, 4), (3, 1, 2, 3), (1, 65, 2, 2), (1, 129, 1, 1)),
+        (
+            *(
+                (1, 1, 1, 1),
+                (1, 7, 1, 5),
+                (2, 5, 3, 4),
+                (3, 1, 2, 3),
+                (1, 65, 2, 2),
+                (1, 129, 1, 1),
+            ),
+            # Query heads in groups that share a key/value head; the last, all of them.
+            *((2, 5, 6, 3, 2), (1, 66, 4, 2, 2), (2, 3, 3, 2, 1)),
+        ),
+    ),
+    "rope": Layer(
+        rope.rope_forward, rope.rope_backward, rope_arguments, ((1, 1, 1, 2), (2, 5, 3, 4))
     ),
     "gelu": Layer(gelu.gelu_forward, gelu.gelu_backward, gelu_arguments, ((1, 1), (7, 9))),
+    "swiglu": Layer(
+        swiglu.swiglu_forward, swiglu.swiglu_backward, swiglu_arguments, ((1, 1), (7, 9))
+    ),
     "softmax_crossentropy": Layer(
         softmax_crossentropy.softmax_crossentropy_forward,
         softmax_crossentropy.softmax_crossentropy_backward,
@@ -335,20 +393,27 @@ def check_shape(
     return results
 
 
-MODEL_SHAPES = (
-    (GPT2Config(seq_len=6, vocab_size=11, num_layers=2, num_heads=2, channels=24), 2, 5),
-    (GPT2Config(seq_len=4, vocab_size=130, num_layers=3, num_heads=1, channels=21), 1, 4),
-)
+# Each model on a batch of B sequences of T tokens.
+MODELS = {
+    "gpt2": (
+        (GPT2Config(seq_len=6, vocab_size=11, num_layers=2, num_heads=2, channels=24), 2, 5),
+        (GPT2Config(seq_len=4, vocab_size=130, num_layers=3, num_heads=1, channels=21), 1, 4),
+    ),
+    "llama2": (
+        (Llama2Config(24, 31, 2, num_heads=4, num_kv_heads=2, vocab_size=11, seq_len=6), 2, 5),
+        (Llama2Config(18, 7, 3, num_heads=3, vocab_size=23, seq_len=4, tied=False), 1, 4),
+    ),
+}
 
 
 def check_model(
-    config: GPT2Config, B: int, T: int, elements: int = 24, h: float = STEP
+    config: GPT2Config | Llama2Config, B: int, T: int, elements: int = 24, h: float = STEP
 ) -> list[Result]:
-    """Check the gradients of a whole GPT-2 on `elements` random elements of every tensor, or all.
+    """Check the gradients of a whole model on `elements` random elements of every tensor, or all.
 
     The first backward pass must assign, the second add, as in `check_shape`.
     """
-    model = GPT2(config, B, T, dtype=np.float64, seed=1)
+    model = (GPT2 if isinstance(config, GPT2Config) else Llama2)(config, B, T, np.float64, seed=1)
     rng = np.random.default_rng(1)
     # Larger than the initial weights: every layer then matters to the loss.
     model.params.flat += 0.3 * rng.standard_normal(model.params.flat.size)
@@ -371,7 +436,7 @@ def check_model(
             chosen,
         )
         gradients = [flat[start:stop][chosen] for flat in (first, model.grads.flat - first)]
-        label = f"gpt2 L={config.num_layers} H={config.num_heads} C={config.channels} {name}"
+        label = f"{type(model).__name__} L={config.num_layers} H={config.num_heads} {name}"
         scale = np.abs(first[start:stop]).max()  # NaN, and so wrong, if an element was left out
         results.append(compare(label, gradients, expected, MODEL_TOLERANCE, scale))
     return results
@@ -416,14 +481,14 @@ def plot_step_sizes(name: str, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Prove the backward passes by central differences in float64.",
-        epilog=f"LAYER is one of: {', '.join(LAYERS)}, gpt2.",
+        epilog=f"LAYER is one of: {', '.join([*LAYERS, *MODELS])}.",
     )
     parser.add_argument("what", nargs="*", metavar="LAYER", help="what to check; by default all")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw one layer's error against the step size"
     )
     args = parser.parse_args()
-    known = [*LAYERS, "gpt2"]
+    known = [*LAYERS, *MODELS]
     for name in args.what:
         if name not in known:
             raise UserError(f"there is no layer {name!r} to check; choose from {', '.join(known)}")
@@ -437,8 +502,8 @@ def main() -> None:
 
     results = []
     for name in tqdm(args.what or known, desc="checking", disable=None, leave=False):
-        if name == "gpt2":
-            results += [result for shape in MODEL_SHAPES for result in check_model(*shape)]
+        if name in MODELS:
+            results += [result for shape in MODELS[name] for result in check_model(*shape)]
         else:
             results += check_layer(name)
     if not print_table(results):

@@ -5,9 +5,14 @@
 A query attends to the keys up to its own position. The probabilities are never stored: a tile of
 them is made in the forward pass, and made again in the backward pass from the row-wise log-sum-exp,
 so that memory grows with T and not with T^2 (Dao 2023, arXiv 2307.08691, sections 2.3 and 3.1).
+
+The keys and values may have fewer heads than the queries (Ainslie et al. 2023, arXiv 2305.13245,
+section 2.2). Then each serves a group of G = H / K neighbouring query heads: query head h reads
+key/value head h // G. Nothing is copied for that; a group's members take their turns.
 """
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -19,6 +24,10 @@ from layers.tiles import run_tiles, scratch, slices, tile_count
 # slower; at T = 1024, 128 is level.
 QUERIES = 64
 
+# The score of a key that is padding. Not -inf: the rows of the padding itself see no other keys,
+# and have to stay numbers, because 0 times what is no number is no number.
+HIDDEN = -1e30
+
 
 def attention_forward(
     out: np.ndarray,
@@ -27,6 +36,7 @@ def attention_forward(
     k: np.ndarray,
     v: np.ndarray,
     start: int = 0,
+    padding: np.ndarray | None = None,
 ) -> None:
     """out[t] = sum over s <= start + t of softmax_s(q[t] . k[s] / sqrt(D)) v[s], for each b and h.
 
@@ -36,30 +46,39 @@ def attention_forward(
         out: (B, T, H, D), written.
         lse: (B, H, T), written; log-sum-exp of each query's scores, saved for the backward pass.
         q: (B, T, H, D): T queries at the positions start, start + 1, ...
-        k: (B, S, H, D) with S >= start + T.
-        v: (B, S, H, D).
+        k: (B, S, K, D) with S >= start + T, where K divides H.
+        v: (B, S, K, D).
         start: how many earlier positions k and v hold.
+        padding: (B,), how many of a sequence's first positions hold nothing; none by default.
     """
-    B, T, H, _ = q.shape
-    out, q, k, v = (_heads_first(x) for x in (out, q, k, v))
+    B, T, _, _ = q.shape
+    K = k.shape[2]
+    out, q = (_groups_first(x, K) for x in (out, q))
+    k, v = (_heads_first(x) for x in (k, v))
+    G = q.shape[2]
+    lse = lse.reshape(B, K, G, T, copy=False)
 
-    def work(tile: tuple[slice, slice, slice]) -> None:
-        b, h, queries = tile
+    def work(tile: tuple[slice, slice, int, slice]) -> None:
+        b, h, g, queries = tile
         past = slice(0, start + queries.stop)
-        tile_q, tile_k = q[b, h, queries], k[b, h, past]
+        tile_q, tile_k = q[b, h, g, queries], k[b, h, past]
         (probs,) = scratch(q.dtype, (*tile_q.shape[:3], past.stop))
         _scores(probs, tile_q, tile_k)
+        if padding is not None:
+            hidden = np.arange(past.stop) < padding[b, None]
+            np.copyto(probs, HIDDEN, where=hidden[:, None, None])
         largest = probs.max(axis=-1, keepdims=True)
         probs -= largest
         np.exp(probs, out=probs)
         total = np.einsum("bhqk->bhq", probs)[..., None]  # twice as fast as probs.sum(-1)
-        tile_out = out[b, h, queries]
+        tile_out = out[b, h, g, queries]
         np.matmul(probs, v[b, h, past], out=tile_out)
         tile_out /= total
-        lse[b, h, queries] = (largest + np.log(total))[..., 0]
+        lse[b, h, g, queries] = (largest + np.log(total))[..., 0]
 
-    tiles = _head_tiles(B, H, min(T, QUERIES) * (start + T))
-    run_tiles(work, [(b, h, rows) for rows in _query_slices(T) for b, h in tiles], products=True)
+    tiles = _head_tiles(B, K, min(T, QUERIES) * (start + T))
+    items = [(b, h, g, rows) for rows in _query_slices(T) for b, h in tiles for g in range(G)]
+    run_tiles(work, items, products=True)
 
 
 def attention_backward(
@@ -82,44 +101,56 @@ def attention_backward(
         dk      = dscores^T q / sqrt(D)
 
     The sum in the third line is dout . out of that query, because out = probs v, so no row of
-    probs needs to be whole.
+    probs needs to be whole. A key and its value get the sum over the queries of their group.
 
     Args:
-        dq, dk, dv: (B, T, H, D), written.
+        dq: (B, T, H, D), written.
+        dk, dv: (B, T, K, D), written.
         dout: (B, T, H, D).
-        q, k, v: (B, T, H, D), the inputs of the forward pass.
+        q: (B, T, H, D), as k and v an input of the forward pass.
+        k, v: (B, T, K, D).
         out: (B, T, H, D), its output.
         lse: (B, H, T), saved by it.
     """
-    B, T, H, D = q.shape
+    B, T, _, D = q.shape
+    K = k.shape[2]
     scale = 1 / math.sqrt(D)
-    dq, dk, dv, dout, q, k, v, out = (_heads_first(x) for x in (dq, dk, dv, dout, q, k, v, out))
+    dq, dout, q, out = (_groups_first(x, K) for x in (dq, dout, q, out))
+    dk, dv, k, v = (_heads_first(x) for x in (dk, dv, k, v))
+    G = q.shape[2]
+    lse = lse.reshape(B, K, G, T, copy=False)
 
     def work(tile: tuple[slice, slice]) -> None:
         b, h = tile
-        # The last queries see every key, so they assign dk and dv; the earlier ones add.
-        for queries in reversed(_query_slices(T)):
+        # The last queries see every key, so the first of them assign dk and dv; all others add.
+        for g, queries in itertools.product(range(G), reversed(_query_slices(T))):
             past = slice(0, queries.stop)
-            tile_q, tile_dout = q[b, h, queries], dout[b, h, queries]
+            tile_q, tile_dout = q[b, h, g, queries], dout[b, h, g, queries]
             tile_k, tile_v = k[b, h, past], v[b, h, past]
             shape = (*tile_q.shape[:3], past.stop)
             probs, dscores, product = scratch(q.dtype, shape, shape, tile_k.shape)
             _scores(probs, tile_q, tile_k)
-            probs -= lse[b, h, queries, None]
+            probs -= lse[b, h, g, queries, None]
             np.exp(probs, out=probs)
             np.matmul(tile_dout, tile_v.swapaxes(2, 3), out=dscores)
-            dscores -= np.vecdot(tile_dout, out[b, h, queries])[..., None]
+            dscores -= np.vecdot(tile_dout, out[b, h, g, queries])[..., None]
             dscores *= probs
             dscores *= scale
-            np.matmul(dscores, tile_k, out=dq[b, h, queries])
-            if queries.stop == T:
+            np.matmul(dscores, tile_k, out=dq[b, h, g, queries])
+            if g == 0 and queries.stop == T:
                 np.matmul(dscores.swapaxes(2, 3), tile_q, out=dk[b, h])
                 np.matmul(probs.swapaxes(2, 3), tile_dout, out=dv[b, h])
             else:
                 dk[b, h, past] += np.matmul(dscores.swapaxes(2, 3), tile_q, out=product)
                 dv[b, h, past] += np.matmul(probs.swapaxes(2, 3), tile_dout, out=product)
 
-    run_tiles(work, _head_tiles(B, H, min(T, QUERIES) * T), products=True)
+    run_tiles(work, _head_tiles(B, K, min(T, QUERIES) * T), products=True)
+
+
+def _groups_first(x: np.ndarray, K: int) -> np.ndarray:
+    """(B, T, H, D) -> (B, K, G, T, D), a view: as `_heads_first`, the heads in K groups."""
+    B, T, H, D = x.shape
+    return x.reshape(B, T, K, H // K, D, copy=False).transpose(0, 2, 3, 1, 4)
 
 
 def _heads_first(x: np.ndarray) -> np.ndarray:
@@ -148,9 +179,9 @@ def _query_slices(T: int) -> list[slice]:
     return slices(T, -(-T // QUERIES))
 
 
-def _head_tiles(B: int, H: int, scores: int) -> list[tuple[slice, slice]]:
-    """Slices of the sequences and of their heads, each of which has `scores` scores at once."""
-    count = tile_count(B * H * scores)
+def _head_tiles(B: int, K: int, scores: int) -> list[tuple[slice, slice]]:
+    """Slices of the sequences and of their K heads, each of which has `scores` scores at once."""
+    count = tile_count(B * K * scores)
     sequences = slices(B, count)
-    heads = slices(H, -(-count // len(sequences)))
+    heads = slices(K, -(-count // len(sequences)))
     return [(b, h) for b in sequences for h in heads]

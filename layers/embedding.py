@@ -36,15 +36,23 @@ def embedding_backward(
         dweight[token] += row
 
 
-def position_forward(out: np.ndarray, weight: np.ndarray, start: int = 0) -> None:
-    """out[b, t] += weight[start + t].
+def position_forward(
+    out: np.ndarray, weight: np.ndarray, start: int = 0, padding: np.ndarray | None = None
+) -> None:
+    """out[b, t] += weight[start + t - padding[b]].
 
     Args:
         out: (B, T, C), added to.
         weight: (maxT, C), maxT >= start + T.
         start: the position of the first of the T tokens.
+        padding: (B,), how many of a sequence's first positions hold nothing; none by default.
     """
-    out += weight[start : start + out.shape[1]]
+    stop = start + out.shape[1]
+    if padding is None:
+        out += weight[start:stop]
+    else:
+        # What the padding itself gets does not matter, as long as there is such a row.
+        out += weight[np.maximum(np.arange(start, stop) - padding[:, None], 0)]
 
 
 def position_backward(dweight: np.ndarray, dout: np.ndarray, accumulate: bool = False) -> None:

@@ -23,11 +23,18 @@ def test_every_layer_passes(name):
     assert all(result.ok for result in results)
 
 
-@pytest.mark.parametrize("shape", gradcheck.MODEL_SHAPES)
-def test_the_whole_model_passes(shape):
-    results = check_model(*shape)
-    assert len(results) == 16
-    assert all(result.ok and result.elements >= 20 for result in results)
+@pytest.mark.parametrize(
+    ("name", "shape", "tensors"),
+    [
+        *(("gpt2", shape, 16) for shape in (0, 1)),
+        ("llama2", 0, 11),
+        ("llama2", 1, 12),  # a classifier of its own
+    ],
+)
+def test_the_whole_model_passes(name, shape, tensors):
+    results = check_model(*gradcheck.MODELS[name][shape])
+    assert len(results) == tensors
+    assert all(result.ok and result.elements >= 18 for result in results)
 
 
 def test_a_wrong_layer_is_caught_in_the_whole_model(monkeypatch):
@@ -37,7 +44,7 @@ def test_a_wrong_layer_is_caught_in_the_whole_model(monkeypatch):
     monkeypatch.setattr("gpt2.gelu_backward", without_derivative)
     wrong = {
         result.tensor.split()[-1]
-        for result in check_model(*gradcheck.MODEL_SHAPES[0])
+        for result in check_model(*gradcheck.MODELS["gpt2"][0])
         if not result.ok
     }
     assert "fcw" in wrong
@@ -248,7 +255,7 @@ def test_an_element_that_is_left_out_is_caught_in_the_whole_model(monkeypatch):
         dweight[-1] = np.nan
 
     monkeypatch.setattr("gpt2.embedding_backward", without_the_last_row)
-    results = check_model(*gradcheck.MODEL_SHAPES[0], elements=1)
+    results = check_model(*gradcheck.MODELS["gpt2"][0], elements=1)
     assert [result.tensor.split()[-1] for result in results if not result.ok] == ["wte"]
 
 

@@ -1,0 +1,50 @@
+"""Rotary position embedding (Su et al. 2021, arXiv 2104.09864, section 3.2.2).
+
+Two neighbouring numbers of a head, x[2i] and x[2i + 1], are a point in a plane, or one complex
+number. At position t it is turned by the angle t theta^(-2i/D), and so is its partner in every key:
+their scalar product then depends on how far apart the two positions are, and not on where they are.
+A rotation has no parameters and keeps lengths; its derivative is the rotation back.
+"""
+
+import numpy as np
+
+
+def rope_rotations(num_positions: int, head_size: int, theta: float, dtype: type) -> np.ndarray:
+    """(T, D/2) complex numbers of length 1: rotations[t, i] = exp(1j t theta^(-2i/D)).
+
+    Args:
+        num_positions: T.
+        head_size: D, an even number.
+        theta: how slowly the slowest pair turns; 10,000 in the paper.
+        dtype: of the numbers that will be rotated; two of them make a complex one.
+    """
+    frequencies = theta ** (-np.arange(0, head_size, 2) / head_size)
+    angles = np.outer(np.arange(num_positions), frequencies)
+    return np.exp(1j * angles).astype(np.result_type(dtype, np.complex64))
+
+
+def rope_forward(out: np.ndarray, x: np.ndarray, rotations: np.ndarray) -> None:
+    """out = x rotation, each pair of neighbours taken as a complex number.
+
+    Args:
+        out: (B, T, H, D), written; may be the same memory as `x`.
+        x: (B, T, H, D); its last axis is contiguous.
+        rotations: (T, D/2), those of the positions of x.
+    """
+    np.multiply(_pairs(x), rotations[:, None], out=_pairs(out))
+
+
+def rope_backward(dx: np.ndarray, dout: np.ndarray, rotations: np.ndarray) -> None:
+    """dx = dout conj(rotation): the transpose of a rotation turns back.
+
+    Args:
+        dx: (B, T, H, D), written; may be the same memory as `dout`.
+        dout: (B, T, H, D).
+        rotations: (T, D/2), those of the forward pass.
+    """
+    np.multiply(_pairs(dout), rotations.conj()[:, None], out=_pairs(dx))
+
+
+def _pairs(x: np.ndarray) -> np.ndarray:
+    """(..., D) -> (..., D/2) complex, the same memory."""
+    return x.view(np.result_type(x.dtype, np.complex64))

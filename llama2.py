@@ -1,0 +1,316 @@
+"""Llama 2 (Touvron et al. 2023): its config, its table of shapes, its forward and backward pass.
+
+Read `Llama2.forward` downwards and `Llama2.backward` upwards: the same layers in mirrored order.
+What differs from GPT-2: RMSNorm for LayerNorm, rotated queries and keys for learned positions, a
+gated MLP, fewer heads for keys and values than for queries, no biases, and a classifier that may
+be a table of its own. Names and layout of the parameters are llama2.c's, and its files' order.
+Shapes are written with
+
+    B sequences   T positions   N = B T rows   C channels (dim)   F hidden_dim   L layers
+    H query heads   K key/value heads   D = C / H head size   V vocabulary
+"""
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from buffers import Shapes
+from errors import UserError
+from layers.attention import attention_backward, attention_forward
+from layers.embedding import embedding_backward, embedding_forward
+from layers.linear import linear_backward, linear_forward
+from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
+from layers.rope import rope_backward, rope_forward, rope_rotations
+from layers.softmax_crossentropy import (
+    softmax_crossentropy_backward,
+    softmax_crossentropy_forward,
+)
+from layers.swiglu import swiglu_backward, swiglu_forward
+from model import Model, check_counts, split_heads
+
+
+@dataclass(frozen=True)
+class Llama2Config:
+    """The numbers that make a Llama 2.
+
+    Attributes:
+        hidden_dim: F; if not given, 8/3 dim rounded up to a multiple of 32, as llama2.c's trainer
+            does it, so that the three matrices of the MLP cost what GPT-2's two of 4 dim do.
+        num_kv_heads: K; if not given, as many as num_heads.
+        norm_eps: the eps of every RMSNorm.
+        rope_theta: the base of the rotations' frequencies.
+        tied: whether the classifier is the embedding's table, or one of its own.
+
+    Raises:
+        UserError: a number is not positive, or the heads do not divide what they share.
+    """
+
+    dim: int = 4096
+    hidden_dim: int | None = None
+    num_layers: int = 32
+    num_heads: int = 32
+    num_kv_heads: int | None = None
+    vocab_size: int = 32000
+    seq_len: int = 2048
+    norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        # A frozen dataclass is written to in this way only.
+        if self.num_kv_heads is None:
+            object.__setattr__(self, "num_kv_heads", self.num_heads)
+        if self.hidden_dim is None:
+            object.__setattr__(self, "hidden_dim", -(-(8 * self.dim // 3) // 32) * 32)
+        numbers = dict(vars(self))
+        for name in ("norm_eps", "rope_theta"):
+            if not numbers.pop(name) > 0:
+                raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
+        numbers.pop("tied")
+        check_counts(**numbers)
+        if self.dim % (2 * self.num_heads):
+            raise UserError(
+                f"{self.num_heads} heads do not divide {self.dim} channels into even parts, which "
+                "can be rotated in pairs; choose a dim that is a multiple of twice the heads"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(
+                f"{self.num_kv_heads} key/value heads cannot serve {self.num_heads} query heads "
+                "in equal groups; choose a divisor"
+            )
+
+    @property
+    def head_size(self) -> int:
+        return self.dim // self.num_heads
+
+    def param_shapes(self) -> Shapes:
+        """The parameters, in the order of llama2.c's files."""
+        L, C, F, V = self.num_layers, self.dim, self.hidden_dim, self.vocab_size
+        KD = self.num_kv_heads * self.head_size
+        shapes = {
+            "wte": (V, C),
+            "rms1w": (L, C),
+            "wq": (L, C, C),
+            "wk": (L, KD, C),
+            "wv": (L, KD, C),
+            "wo": (L, C, C),
+            "rms2w": (L, C),
+            "w1": (L, F, C),  # to the gate
+            "w2": (L, C, F),  # back to the residual stream
+            "w3": (L, F, C),  # to what is gated
+            "rmsfw": (C,),
+        }
+        return shapes if self.tied else {**shapes, "wcls": (V, C)}
+
+    def act_shapes(self, B: int, T: int) -> Shapes:
+        """The activations of a batch, and one layer's worth of their gradients."""
+        L, H, C, F, V, N = (
+            self.num_layers,
+            self.num_heads,
+            self.dim,
+            self.hidden_dim,
+            self.vocab_size,
+            B * T,
+        )
+        KD = self.num_kv_heads * self.head_size
+        return {
+            "residual": (L + 1, N, C),  # the stream: what enters layer l, and what leaves the last
+            "rms1": (L, N, C),
+            "rms1_rstd": (L, N),
+            "q": (L, N, C),
+            "k": (L, B, T, KD),  # k and v are the sampler's cache
+            "v": (L, B, T, KD),
+            "att": (L, N, C),
+            "lse": (L, B, H, T),
+            "residual_mid": (L, N, C),  # the stream between attention and MLP
+            "rms2": (L, N, C),
+            "rms2_rstd": (L, N),
+            "gate": (L, N, F),
+            "up": (L, N, F),
+            "swiglu": (L, N, F),
+            "rmsf": (N, C),
+            "rmsf_rstd": (N,),
+            "logits": (N, V),  # the backward pass turns them into their gradient
+            "logits_lse": (N,),
+            "losses": (N,),
+            "dresidual": (N, C),
+            "dbranch": (N, C),
+            "dsummand": (N, C),  # where several products read the same input
+            "dq": (N, C),
+            "dk": (N, KD),
+            "dv": (N, KD),
+            "dgate": (N, F),
+            "dup": (N, F),
+        }
+
+    def step_flops(self, B: int, T: int) -> int:
+        """Floating-point operations in the matrix products of one forward and backward pass.
+
+        Counted as GPT-2's are, see `GPT2Config.step_flops`.
+        """
+        L, C, F, V = self.num_layers, self.dim, self.hidden_dim, self.vocab_size
+        KD = self.num_kv_heads * self.head_size
+        weights = L * (2 * C * C + 2 * C * KD + 3 * C * F) + V * C
+        return 6 * B * T * weights + 7 * L * B * T * T * C
+
+
+PRESETS = {
+    "tiny": Llama2Config(dim=192, num_layers=3, num_heads=3, vocab_size=2305, seq_len=128),
+    "stories260K": Llama2Config(
+        dim=64,
+        hidden_dim=172,
+        num_layers=5,
+        num_heads=8,
+        num_kv_heads=4,
+        vocab_size=512,
+        seq_len=512,
+    ),
+    "stories15M": Llama2Config(dim=288, num_layers=6, num_heads=6, seq_len=256),
+    "stories42M": Llama2Config(dim=512, num_layers=8, num_heads=8, seq_len=1024),
+    "stories110M": Llama2Config(dim=768, num_layers=12, num_heads=12, seq_len=1024),
+    "llama2-7b": Llama2Config(hidden_dim=11008, seq_len=4096, tied=False),
+}
+
+
+class Llama2(Model):
+    """A Llama 2 and every buffer it needs; the arguments are `Model`'s."""
+
+    config: Llama2Config
+
+    def __init__(self, config: Llama2Config, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self._rotations = rope_rotations(
+            self.seq_len, config.head_size, config.rope_theta, self.params.flat.dtype
+        )
+
+    def init_params(self, rng: np.random.Generator) -> None:
+        """GPT-2's initialisation (Radford et al. 2019, section 2.3), which llama2.c uses too.
+
+        Normal with standard deviation 0.02; the projections back to the residual stream, of which
+        there are 2L, scaled by 1/sqrt(2L); norms 1.
+        """
+        std = 0.02
+        projection_std = std / math.sqrt(2 * self.config.num_layers)
+        for name, tensor in self.params:
+            if name.startswith("rms"):
+                tensor.fill(1)
+            else:
+                rng.standard_normal(out=tensor, dtype=tensor.dtype)
+                tensor *= projection_std if name in ("wo", "w2") else std
+
+    def forward(
+        self,
+        tokens: np.ndarray,
+        targets: np.ndarray | None = None,
+        start: int = 0,
+        padding: np.ndarray | None = None,
+        last_only: bool = False,
+    ) -> float | np.ndarray:
+        """The loss with `targets`, the logits without: see `GPT2.forward`, which takes the same.
+
+        Only the distance of two positions matters to rotated queries and keys, so `padding`
+        concerns nothing but attention.
+        """
+        B, T = self._start_forward(tokens, targets, start)
+        p, a = self.params, self._views(B, T, start)
+        H, K = self.config.num_heads, self.config.num_kv_heads
+        eps = self.config.norm_eps
+        rotations = self._rotations[start : start + T]
+
+        embedding_forward(a.residual[0], tokens.ravel(), p.wte)
+        for i in range(self.config.num_layers):
+            rmsnorm_forward(a.rms1[i], a.rms1_rstd[i], a.residual[i], p.rms1w[i], eps)
+            linear_forward(a.q[i], a.rms1[i], p.wq[i])
+            linear_forward(a.k[i], a.rms1[i], p.wk[i])
+            linear_forward(a.v[i], a.rms1[i], p.wv[i])
+            q, k = split_heads(a.q[i], B, H), split_heads(a.k[i], B, K)
+            rope_forward(q, q, rotations)
+            rope_forward(k, k, rotations)
+            keys, values = split_heads(a.keys[i], B, K), split_heads(a.values[i], B, K)
+            out = split_heads(a.att[i], B, H)
+            attention_forward(out, a.lse[i], q, keys, values, start, padding)
+            linear_forward(a.residual_mid[i], a.att[i], p.wo[i])
+            a.residual_mid[i] += a.residual[i]
+            rmsnorm_forward(a.rms2[i], a.rms2_rstd[i], a.residual_mid[i], p.rms2w[i], eps)
+            linear_forward(a.gate[i], a.rms2[i], p.w1[i])
+            linear_forward(a.up[i], a.rms2[i], p.w3[i])
+            swiglu_forward(a.swiglu[i], a.gate[i], a.up[i])
+            linear_forward(a.residual[i + 1], a.swiglu[i], p.w2[i])
+            a.residual[i + 1] += a.residual_mid[i]
+        rows = slice(T - 1, None, T) if last_only else slice(None)
+        rmsnorm_forward(a.rmsf[rows], a.rmsf_rstd[rows], a.residual[-1][rows], p.rmsfw, eps)
+        linear_forward(a.logits[rows], a.rmsf[rows], p.wte if self.config.tied else p.wcls)
+        if targets is None:
+            return a.logits[rows].reshape(B, -1, self.config.vocab_size)
+
+        softmax_crossentropy_forward(a.losses, a.logits_lse, a.logits, targets.ravel())
+        self._remember(tokens, targets, start)
+        return float(a.losses.mean())
+
+    def backward(self, dloss: float = 1.0) -> None:
+        """Fill `grads` with the derivatives of the last forward pass's loss, or add to them.
+
+        As `GPT2.backward`: the first call after `zero_grad` fills them, every further one adds.
+
+        Args:
+            dloss: the derivative of what is minimised with respect to this loss: 1/n for the mean
+                of n micro-batches.
+
+        Raises:
+            UserError: there was no forward pass with targets, or its activations are used up.
+        """
+        tokens, targets, accumulate = self._start_backward()
+        B, T = tokens.shape
+        p, g, a = self.params, self.grads, self._views(B, T, start=0)
+        H, K = self.config.num_heads, self.config.num_kv_heads
+        rotations = self._rotations[:T]
+        dresidual = a.dresidual  # the residual stream's gradient, the one running sum
+        dx, dsummand, dlogits = a.dbranch, a.dsummand, a.logits
+        dgate, dup = a.dgate, a.dup
+        dq, dk, dv = split_heads(a.dq, B, H), split_heads(a.dk, B, K), split_heads(a.dv, B, K)
+
+        softmax_crossentropy_backward(
+            dlogits, dloss / (B * T), a.logits, targets.ravel(), a.logits_lse
+        )
+        cls, dcls = (p.wte, g.wte) if self.config.tied else (p.wcls, g.wcls)
+        linear_backward(dx, dcls, None, dlogits, a.rmsf, cls, accumulate)
+        rmsnorm_backward(dresidual, g.rmsfw, dx, a.residual[-1], p.rmsfw, a.rmsf_rstd, accumulate)
+        for i in reversed(range(self.config.num_layers)):
+            linear_backward(dgate, g.w2[i], None, dresidual, a.swiglu[i], p.w2[i], accumulate)
+            swiglu_backward(dgate, dup, dgate, a.gate[i], a.up[i])
+            linear_backward(dx, g.w3[i], None, dup, a.rms2[i], p.w3[i], accumulate)
+            linear_backward(dsummand, g.w1[i], None, dgate, a.rms2[i], p.w1[i], accumulate)
+            dx += dsummand
+            x = a.residual_mid[i]
+            rmsnorm_backward(dx, g.rms2w[i], dx, x, p.rms2w[i], a.rms2_rstd[i], accumulate)
+            dresidual += dx
+            linear_backward(dx, g.wo[i], None, dresidual, a.att[i], p.wo[i], accumulate)
+            out, dout = split_heads(a.att[i], B, H), split_heads(dx, B, H)
+            q, k, v = (
+                split_heads(a.q[i], B, H),
+                split_heads(a.k[i], B, K),
+                split_heads(a.v[i], B, K),
+            )
+            attention_backward(dq, dk, dv, dout, q, k, v, out, a.lse[i])
+            rope_backward(dk, dk, rotations)
+            rope_backward(dq, dq, rotations)
+            linear_backward(dx, g.wv[i], None, a.dv, a.rms1[i], p.wv[i], accumulate)
+            linear_backward(dsummand, g.wk[i], None, a.dk, a.rms1[i], p.wk[i], accumulate)
+            dx += dsummand
+            linear_backward(dsummand, g.wq[i], None, a.dq, a.rms1[i], p.wq[i], accumulate)
+            dx += dsummand
+            x = a.residual[i]
+            rmsnorm_backward(dx, g.rms1w[i], dx, x, p.rms1w[i], a.rms1_rstd[i], accumulate)
+            dresidual += dx
+        # A classifier that is the embedding's table has written to its gradient already.
+        embedding_backward(g.wte, dresidual, tokens.ravel(), accumulate or self.config.tied)
+
+    def _views(self, B: int, T: int, start: int) -> SimpleNamespace:
+        """The activations of a batch; `keys` and `values` reach back to position 0."""
+        a = self._cut(B, T)
+        a.k, a.keys = self._cached("k", B, T, start)
+        a.v, a.values = self._cached("v", B, T, start)
+        return a

@@ -1,0 +1,160 @@
+"""What GPT-2 and Llama 2 have in common: their buffers, and the bookkeeping around a pass.
+
+What makes each of them itself, its table of shapes, `forward` and `backward`, is in gpt2.py and
+llama2.py. Shapes are written with
+
+    B sequences   T positions   N = B T rows   V vocabulary
+"""
+
+from contextlib import suppress
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from buffers import Buffer
+from errors import UserError
+
+
+class Model:
+    """A model and every buffer it needs.
+
+    Args:
+        config: its numbers; has `param_shapes`, `act_shapes`, `seq_len` and `vocab_size`.
+        batch_size: B, the most sequences that `forward` takes at once.
+        seq_len: T, the most positions; at most `config.seq_len`, which it is by default.
+        dtype: float32 to train, float64 to check gradients.
+        seed: of the initial weights; the same seed gives the same bits. None leaves them zero, for
+            whoever is about to load them.
+
+    Raises:
+        UserError: `seq_len` above `config.seq_len`.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        batch_size: int = 1,
+        seq_len: int | None = None,
+        dtype: Any = np.float32,
+        seed: int | None = 0,
+    ) -> None:
+        self.config = config
+        self.batch_size = batch_size
+        self.seq_len = config.seq_len if seq_len is None else seq_len
+        if not 1 <= self.seq_len <= config.seq_len:
+            raise UserError(
+                f"a sequence length of {self.seq_len} is outside 1 to {config.seq_len}, "
+                "the positions that this model has"
+            )
+        if batch_size < 1:
+            raise UserError(
+                f"a batch of {batch_size} sequences holds nothing; it must be 1 or more"
+            )
+        self.params = Buffer(config.param_shapes(), dtype)
+        self.acts = Buffer(config.act_shapes(batch_size, self.seq_len), dtype)
+        self._accumulate = False
+        self._batch: tuple[np.ndarray, np.ndarray] | None = None
+        if seed is not None:
+            self.init_params(np.random.default_rng(seed))
+
+    @cached_property
+    def grads(self) -> Buffer:
+        """The gradients of the parameters; allocated when first used, so sampling never pays."""
+        return self.params.like()
+
+    def zero_grad(self) -> None:
+        """The next `backward` starts the gradients afresh. No memory is written."""
+        self._accumulate = False
+
+    def _start_forward(
+        self, tokens: np.ndarray, targets: np.ndarray | None, start: int
+    ) -> tuple[int, int]:
+        """Refuse what does not fit the buffers or the vocabulary; B and T of what does."""
+        self._check(tokens, start)
+        if targets is not None:
+            self._check(targets, start)
+            if targets.shape != tokens.shape:
+                raise UserError(
+                    f"targets of shape {targets.shape} do not belong to tokens of {tokens.shape}"
+                )
+        self._batch = None  # its activations are about to be overwritten
+        return tokens.shape
+
+    def _remember(self, tokens: np.ndarray, targets: np.ndarray, start: int) -> None:
+        """Allow a backward pass, where all its activations are there: from position 0 on."""
+        if start == 0:
+            self._batch = np.array(tokens), np.array(targets)
+
+    def _start_backward(self) -> tuple[np.ndarray, np.ndarray, bool]:
+        """The tokens and targets of the last forward pass, and whether to add to the gradients."""
+        if self._batch is None:
+            raise UserError(
+                "backward needs a forward pass with targets and start=0 before it, "
+                "one for each call"
+            )
+        tokens, targets = self._batch
+        self._batch = None  # the logits become their own gradient
+        accumulate, self._accumulate = self._accumulate, True
+        return tokens, targets, accumulate
+
+    def _cut(self, B: int, T: int) -> SimpleNamespace:
+        """The activations cut to a batch of B sequences of T positions; the buffers may hold more.
+
+        Rows are packed at the front of each tensor.
+        """
+        shapes = self.config.act_shapes(B, T)
+        return SimpleNamespace(
+            **{name: self.acts[name][tuple(map(slice, shape))] for name, shape in shapes.items()}
+        )
+
+    def _cached(self, name: str, B: int, T: int, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """The places in acts[name], (L, maxB, maxT, X), of T positions from `start` on.
+
+        Returns:
+            Those places, as (L, N, X) where the memory allows one matrix of N rows per layer, else
+            (L, B, T, X); and all of the sequences up to there, (L, B, start + T, X).
+        """
+        everything = self.acts[name][:, :B, : start + T]
+        new = everything[:, :, start:]
+        with suppress(ValueError):
+            new = new.reshape(len(new), B * T, -1, copy=False)
+        return new, everything
+
+    def _check(self, tokens: np.ndarray, start: int) -> None:
+        """Refuse tokens that do not fit the buffers or the vocabulary."""
+        if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
+            raise UserError(
+                f"tokens must be whole numbers of shape (B, T), not {tokens.dtype} {tokens.shape}"
+            )
+        B, T = tokens.shape
+        if B > self.batch_size:
+            raise UserError(
+                f"{B} sequences are more than the {self.batch_size} this model was made for"
+            )
+        if start < 0 or start + T > self.seq_len:
+            raise UserError(
+                f"positions {start} to {start + T - 1} are outside the {self.seq_len} "
+                "this model was made for"
+            )
+        V = self.config.vocab_size
+        if tokens.min() < 0 or tokens.max() >= V:
+            bad = tokens[(tokens < 0) | (tokens >= V)][0]
+            raise UserError(f"token {bad} is outside the vocabulary, 0 to {V - 1}")
+
+
+def split_heads(x: np.ndarray, B: int, num_heads: int) -> np.ndarray:
+    """(N, C) -> (B, T, H, D), a view."""
+    return x.reshape(B, -1, num_heads, x.shape[-1] // num_heads, copy=False)
+
+
+def check_counts(**numbers: int) -> None:
+    """Refuse numbers of a config that count nothing.
+
+    Raises:
+        UserError: one is not a whole number of at least 1.
+    """
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
