@@ -1,4 +1,4 @@
-"""Write a file so that it is whole under its name, or not there at all."""
+"""Write a file so that it is whole under its name or not there at all; read one as text."""
 
 import os
 from collections.abc import Iterator
@@ -37,6 +37,22 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def decode_text(data: bytes, source: str | Path, offset: int = 0) -> str:
+    """`data`, the bytes of `source` from `offset` on, as text with plain line ends and no BOM.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{source} is not UTF-8: byte {data[error.start]:#04x} at offset "
+            f"{offset + error.start} is wrong; save it as UTF-8"
+        ) from None
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
 def save_figure(figure, path: Path) -> None:

@@ -54,6 +54,7 @@ class Model:
             )
         self.params = Buffer(config.param_shapes(), dtype)
         self.acts = Buffer(config.act_shapes(batch_size, self.seq_len), dtype)
+        self._cuts: dict[tuple[int, int], SimpleNamespace] = {}
         self._accumulate = False
         self._batch: tuple[np.ndarray, np.ndarray] | None = None
         if seed is not None:
@@ -104,10 +105,12 @@ class Model:
 
         Rows are packed at the front of each tensor.
         """
-        shapes = self.config.act_shapes(B, T)
-        return SimpleNamespace(
-            **{name: self.acts[name][tuple(map(slice, shape))] for name, shape in shapes.items()}
-        )
+        # A sampler asks for the same batch again and again; only the last one's cut is kept.
+        if (B, T) not in self._cuts:
+            shapes = self.config.act_shapes(B, T)
+            views = {n: self.acts[n][tuple(map(slice, shape))] for n, shape in shapes.items()}
+            self._cuts = {(B, T): SimpleNamespace(**views)}
+        return self._cuts[B, T]
 
     def _cached(self, name: str, B: int, T: int, start: int) -> tuple[np.ndarray, np.ndarray]:
         """The places in acts[name], (L, maxB, maxT, X), of T positions from `start` on.

@@ -122,12 +122,26 @@ def check_memory(buffers: Mapping[str, Shapes], advice: str, itemsize: int = 4) 
         UserError: less is available.
     """
     sizes = {name: itemsize * num_elements(shapes) for name, shapes in buffers.items()}
-    needed, available = sum(sizes.values()), psutil.virtual_memory().available
     listed = ", ".join(f"{name} {megabytes(size)}" for name, size in sizes.items())
-    print(f"memory: {megabytes(needed)} ({listed})", flush=True)
+    print(f"memory: {megabytes(sum(sizes.values()))} ({listed})", flush=True)
+    check_available(sum(sizes.values()), "this run", advice)
+
+
+def check_available(needed: int, what: str, advice: str) -> None:
+    """Refuse what needs more memory than this machine has available.
+
+    Args:
+        needed: in bytes.
+        what: needs them.
+        advice: what to do about it.
+
+    Raises:
+        UserError: less is available.
+    """
+    available = psutil.virtual_memory().available
     if needed > available:
         raise UserError(
-            f"this run needs {megabytes(needed)} of memory, and this machine has "
+            f"{what} needs {megabytes(needed)} of memory, and this machine has "
             f"{megabytes(available)} available; {advice}"
         )
 

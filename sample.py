@@ -1,210 +1,487 @@
-"""Let a checkpoint speak.
+"""Let a model speak.
 
     python sample.py runs/tiny --prompt "The for statement" --temperature 0.8
+    python sample.py stories15M.bin --tokenizer tokenizer.bin --num-samples 8
+    python sample.py stories15M.bin --prompts-file characters.txt       a line for each
+    python sample.py llama-2-7b-chat.bin --chat --system "You are a pirate."
+
+From a notebook or a game:
+
+    source = open_model(Path("stories15M.bin"))
+    model = source.load(seq_len=256)
+    for piece in generate(model, source.tokenizer, "Once upon a time", temperature=0.8):
+        print(piece, end="", flush=True)
 
 The sampler has no memory of its own: the keys and values of the positions so far lie where the
-trainer's activations lie, and `GPT2.forward(tokens, start)` computes only what is new.
+trainer's activations lie, and `model.forward(tokens, start)` computes only what is new.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from checkpoint import find_checkpoint, load_arrays, read_meta
 from errors import RunError, UserError, at_least, run_program
-from gpt2 import GPT2, GPT2Config
-from tokenizer import Tokenizer
+from files import decode_text
+from layers.tiles import row_tiles, run_tiles, scratch
+from load import open_model
+from model import Model
+from tokenizer import LlamaTokenizer, Tokenizer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: the logits are divided by it; 0 always takes the likeliest token.
+        top_k: only the k likeliest tokens take part; 0 for all.
+        top_p: only the likeliest tokens that together have this probability take part
+            (Holtzman et al. 2020, arXiv 1904.09751, section 3.1); 1 for all.
+        repetition_penalty: a positive logit of a token that the text has already is divided by
+            it, a negative one multiplied; 1 for none (Keskar et al. 2019, arXiv 1909.05858,
+            section 4.1).
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < np.inf:
+            raise UserError(f"the temperature must be 0 or more, not {self.temperature}")
+        if self.top_k < 0:
+            raise UserError(f"top-k must be 1 or more, or 0 for all tokens, not {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top-p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 < self.repetition_penalty < np.inf:
+            raise UserError(
+                f"the repetition penalty must be above 0, not {self.repetition_penalty}"
+            )
+
+    def pick(
+        self, logits: np.ndarray, texts: Iterable[np.ndarray], rngs: Iterable[np.random.Generator]
+    ) -> np.ndarray:
+        """A token for each of B texts, (B,) integers.
+
+        Args:
+            logits: (B, V), overwritten.
+            texts: the tokens of each so far.
+            rngs: where each one's chances come from.
+
+        Raises:
+            RunError: a logit is not finite.
+        """
+        if not np.isfinite(logits.max(axis=1)).all():  # NaN is the maximum wherever there is one
+            raise RunError("the model's logits are not finite: its training has diverged")
+        if self.repetition_penalty != 1:
+            for row, text in zip(logits, texts, strict=True):
+                said = row[text]
+                penalty = self.repetition_penalty
+                row[text] = np.where(said > 0, said / penalty, said * penalty)
+        # Division by a temperature next to 0 would overflow, and change nothing.
+        if self.temperature < 1e-6:
+            return logits.argmax(axis=1)
+        chances = np.array([rng.random() for rng in rngs])
+        tokens = np.empty(len(logits), np.int64)
+
+        def work(rows: slice) -> None:
+            weights = logits[rows]
+            weights -= weights.max(axis=1, keepdims=True)
+            weights /= self.temperature
+            np.exp(weights, out=weights)
+            self._keep_likely(weights)
+            # float64, because the weights of 50,000 tokens have to add up.
+            (sums,) = scratch(np.dtype(np.float64), weights.shape)
+            np.cumsum(weights, axis=1, out=sums)
+            for b, chance, sum_ in zip(range(len(logits))[rows], chances[rows], sums, strict=True):
+                tokens[b] = np.searchsorted(sum_, chance * sum_[-1], side="right")
+
+        run_tiles(work, row_tiles(logits))
+        return np.minimum(tokens, logits.shape[1] - 1)
+
+    def _keep_likely(self, weights: np.ndarray) -> None:
+        """Take the weight of all tokens that `top_k` and `top_p` leave out; of equals, of none."""
+        if 0 < self.top_k < weights.shape[1]:
+            weights[weights < np.partition(weights, -self.top_k)[:, [-self.top_k]]] = 0
+        if self.top_p < 1:
+            falling = -np.sort(-weights)
+            sums = np.cumsum(falling, axis=1, dtype=np.float64)
+            before = sums - falling
+            last = (before < self.top_p * sums[:, -1:]).sum(axis=1, keepdims=True) - 1
+            weights[weights < np.take_along_axis(falling, last, axis=1)] = 0
+
+
+class Cache:
+    """Texts side by side in a model's buffers, each token's keys and values computed once.
+
+    Texts of different lengths are aligned at their ends, with padding in front of the shorter ones.
+    When the longest fills the context, the older half of all positions is forgotten and the rest
+    entered again: one pass over half a context for every half a context of tokens, so that on
+    average each token costs about what two do. What was forgotten has no influence any more.
+
+    Args:
+        model: made for as many sequences; its activations are overwritten.
+        texts: at least one token each.
+
+    Raises:
+        UserError: a text is longer than the context.
+    """
+
+    def __init__(self, model: Model, texts: Sequence[Sequence[int]]) -> None:
+        self.model = model
+        lengths = np.array([len(text) for text in texts])
+        self._check_length(lengths.max())
+        self.padding = lengths.max() - lengths
+        self.tokens = np.zeros((len(texts), lengths.max()), np.int64)
+        for row, start, text in zip(self.tokens, self.padding, texts, strict=True):
+            row[start:] = text
+        self.entered = 0  # how many positions the buffers hold
+
+    def append(self, tokens: np.ndarray) -> None:
+        """Add tokens, (B, n), one column or several.
+
+        Raises:
+            UserError: they are more than the context.
+        """
+        self._check_length(tokens.shape[1])
+        self.tokens = np.concatenate([self.tokens, tokens], axis=1)
+        older_half = (self.model.seq_len + 1) // 2
+        while self.tokens.shape[1] > self.model.seq_len:
+            self.tokens = self.tokens[:, older_half:]
+            self.padding = np.maximum(self.padding - older_half, 0)
+            self.entered = 0
+
+    def next_logits(self) -> np.ndarray:
+        """Enter what is new, and return the logits of what comes next: (B, V), a view."""
+        logits = self.model.forward(
+            self.tokens[:, self.entered :],
+            start=self.entered,
+            padding=self.padding if self.padding.any() else None,
+            last_only=True,
+        )
+        self.entered = self.tokens.shape[1]
+        return logits[:, 0]
+
+    def texts(self) -> list[np.ndarray]:
+        """The tokens of each text, as far as they are remembered."""
+        return [row[start:] for row, start in zip(self.tokens, self.padding, strict=True)]
+
+    def _check_length(self, length: int) -> None:
+        if length > self.model.seq_len:
+            raise UserError(
+                f"the prompt has {length} tokens, but this model sees {self.model.seq_len}; "
+                "shorten it"
+            )
+
+
+@dataclass
+class Stats:
+    """What a generation took; the prompts' pass includes the first token it leads to."""
+
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        total = self.prompt_seconds + self.seconds
+        return (
+            f"{self.tokens} tokens in {total:.2f} s, {self.tokens / total:.0f} tokens/s; of that "
+            f"the prompt, {self.prompt_tokens} tokens in {self.prompt_seconds:.2f} s, "
+            f"{self.prompt_tokens / self.prompt_seconds:.0f} tokens/s"
+        )
 
 
 def generate(
-    model: GPT2, tokenizer: Tokenizer, prompt: str, max_tokens: int = 200, **settings: Any
+    model: Model,
+    tokenizer: Tokenizer,
+    prompt: str | None = None,
+    max_tokens: int = 200,
+    rng: np.random.Generator | None = None,
+    **settings: Any,
 ) -> Iterator[str]:
     """Continue a prompt, piece of text by piece of text.
 
     Args:
         model: its activations serve as the cache, and are overwritten.
         tokenizer: the one that the model was trained with.
-        prompt: what to continue; where it is empty, a new text begins.
+        prompt: what to continue; without one, a new text begins.
         max_tokens: how many tokens to add at the most.
-        settings: temperature, top_k, top_p and rng, see `generate_tokens`.
+        rng: where the chances come from; by default a generator seeded with 0.
+        settings: see `Settings`.
 
     Raises:
-        UserError: the prompt is longer than the context, or a setting is out of its range.
+        UserError: the prompt is empty or longer than the context, or a setting out of its range.
     """
-    tokens = prompt_tokens(tokenizer, prompt)
-    return tokenizer.stream(
-        generate_tokens(model, tokens, max_tokens, tokenizer.end_of_text, **settings)
-    )
+    pieces = generate_many(model, tokenizer, [prompt], max_tokens, rng, **settings)
+    return (piece for _, piece in pieces)
 
 
-def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The tokens of a prompt; of an empty one, the token after which a text begins."""
-    return tokenizer.encode(prompt) or [tokenizer.end_of_text]
+def generate_many(
+    model: Model,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | None],
+    max_tokens: int = 200,
+    rng: np.random.Generator | None = None,
+    stats: Stats | None = None,
+    **settings: Any,
+) -> Iterator[tuple[int, str]]:
+    """Continue many prompts at once, of any lengths: (number of the prompt, piece of its text).
+
+    What one says has nothing to do with what the others say: each has its own chances.
+
+    Args:
+        model: made for at least as many sequences as there are prompts.
+        prompts: as in `generate`, whose arguments all others are, too.
+        stats: filled in on the way.
+
+    Raises:
+        UserError: as `generate`.
+    """
+    texts = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    cache, choice = Cache(model, texts), Settings(**settings)
+    rng = np.random.default_rng(0) if rng is None else rng
+    stats = Stats() if stats is None else stats
+    stats.prompt_tokens = sum(map(len, texts))
+
+    def pieces() -> Iterator[tuple[int, str]]:
+        decoders = [tokenizer.decoder(text[-1]) for text in texts]
+        begin = time.perf_counter()
+        for tokens in generate_tokens(cache, max_tokens, tokenizer.ends, choice, rng):
+            if not stats.prompt_seconds:
+                stats.prompt_seconds = time.perf_counter() - begin
+                begin = time.perf_counter()
+            stats.seconds = time.perf_counter() - begin
+            for number, token in tokens.items():
+                stats.tokens += 1
+                if piece := decoders[number].feed(token):
+                    yield number, piece
+        for number, decoder in enumerate(decoders):
+            if piece := decoder.finish():
+                yield number, piece
+
+    return pieces()
 
 
 def generate_tokens(
-    model: GPT2,
-    prompt: list[int],
+    cache: Cache,
     max_tokens: int,
-    end_of_text: int | None = None,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    ends: Iterable[int] = (),
+    settings: Settings = Settings(),
     rng: np.random.Generator | None = None,
-) -> Iterator[int]:
-    """Continue a prompt, token by token, until `end_of_text` or `max_tokens`.
-
-    When the context is full, its older half is forgotten and the rest entered again: one pass over
-    half a context for every half a context of tokens.
+) -> Iterator[dict[int, int]]:
+    """Continue the texts in a cache by one token at a time, each until one of `ends`.
 
     Args:
-        model: its activations serve as the cache, and are overwritten.
-        prompt: at least one token.
-        max_tokens: how many tokens to add at the most.
-        end_of_text: the token that ends the text; it is not returned.
-        temperature: the logits are divided by it; 0 always takes the likeliest token.
-        top_k: only the k likeliest tokens take part; 0 for all.
-        top_p: only the likeliest tokens that together have this probability take part
-            (Holtzman et al. 2020, arXiv 1904.09751, section 3.1); 1 for all.
-        rng: where the chances come from; by default a generator seeded with 0.
+        cache: gets every token, also the one that ended a text.
+        max_tokens: how many to add to each text at the most.
+        ends: tokens that end a text; they are not returned.
+        settings: how tokens are chosen.
+        rng: gives each text a generator of its own; by default it is seeded with 0.
 
-    Raises:
-        UserError: the prompt is longer than the context, or a setting is out of its range.
+    Returns:
+        {number of the text: its next token} for those that have not ended, step by step.
     """
-    if not temperature >= 0:
-        raise UserError(f"the temperature must be 0 or more, not {temperature}")
-    if top_k < 0:
-        raise UserError(f"top-k must be 1 or more, or 0 for all tokens, not {top_k}")
-    if not 0 < top_p <= 1:
-        raise UserError(f"top-p must be above 0 and at most 1, not {top_p}")
-    if len(prompt) > model.seq_len:
-        raise UserError(
-            f"the prompt has {len(prompt)} tokens, but this model sees {model.seq_len}; shorten it"
-        )
     rng = np.random.default_rng(0) if rng is None else rng
-
-    def continuation() -> Iterator[int]:
-        context, entered = list(prompt), 0
-        for _ in range(max_tokens):
-            logits = model.forward(np.array([context[entered:]]), start=entered)
-            token = pick(logits[0, -1], temperature, top_k, top_p, rng)
-            if token == end_of_text:
-                return
-            yield token
-            entered = len(context)
-            if entered == model.seq_len:
-                context, entered = context[(model.seq_len + 1) // 2 :], 0
-            context.append(token)
-
-    return continuation()
+    rngs = [np.random.default_rng(seed) for seed in rng.integers(2**63, size=len(cache.tokens))]
+    going = range(len(cache.tokens))
+    for _ in range(max_tokens):
+        tokens = settings.pick(cache.next_logits(), cache.texts(), rngs)
+        cache.append(tokens[:, None])
+        going = [number for number in going if tokens[number] not in ends]
+        if not going:
+            return
+        yield {number: int(tokens[number]) for number in going}
 
 
-def pick(
-    logits: np.ndarray, temperature: float, top_k: int, top_p: float, rng: np.random.Generator
-) -> int:
-    """One token by chance, from the (V,) logits; the settings are those of `generate_tokens`.
+def chat(
+    model: Model, tokenizer: LlamaTokenizer, args: argparse.Namespace, settings: Settings
+) -> None:
+    """Answer messages from standard input, a line each, until it ends; all turns in one cache.
+
+    Llama 2's template (Touvron et al. 2023, arXiv 2307.09288, appendix A.3.3, and Meta's code):
+
+        <s>[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{message} [/INST] {answer} </s><s>[INST] ...
+    """
+    rng = np.random.default_rng(args.seed)
+    asks = sys.stdin.isatty()
+    system = f"<<SYS>>\n{args.system}\n<</SYS>>\n\n" if args.system else ""
+    cache = None
+    while True:
+        if asks:
+            print("> ", end="", flush=True)
+        message = decode_text(sys.stdin.buffer.readline(), "standard input")
+        if not message:
+            return
+        turn = f"[INST] {system}{message.strip()} [/INST]"
+        tokens = [tokenizer.begin, *tokenizer.encode(turn)]
+        if cache is None:
+            cache = Cache(model, [tokens])
+        else:
+            ended = cache.tokens[0, -1] in tokenizer.ends
+            cache.append(np.array([tokens if ended else [tokenizer.end, *tokens]]))
+        system = ""
+        decoder = tokenizer.decoder(tokens[-1])
+        for step in generate_tokens(cache, args.max_tokens, tokenizer.ends, settings, rng):
+            print(decoder.feed(step[0]), end="", flush=True)
+        print(decoder.finish(), flush=True)
+
+
+def read_prompts(args: argparse.Namespace) -> list[str | None]:
+    """The prompts that were asked for, each as often as it was asked for.
 
     Raises:
-        RunError: a logit is not finite.
+        UserError: a file is not there, not UTF-8 or empty.
     """
-    if not np.isfinite(logits).all():
-        raise RunError("the model's logits are not finite: its training has diverged")
-    if temperature == 0:
-        return int(logits.argmax())
-    # float64, because the probabilities of 50,000 tokens have to add up to 1.
-    probs = np.exp((logits - logits.max()).astype(np.float64) / temperature)
-    if 0 < top_k < len(probs):
-        probs[probs < np.partition(probs, -top_k)[-top_k]] = 0
-    probs /= probs.sum()
-    if top_p < 1:
-        order = np.argsort(-probs)
-        of_likelier = np.cumsum(probs[order]) - probs[order]
-        probs[order[of_likelier >= top_p]] = 0
-        probs /= probs.sum()
-    return int(rng.choice(len(probs), p=probs))
+    prompts = [args.prompt]
+    if args.prompt_file:
+        prompts = [read_text(args.prompt_file)]
+    elif args.prompts_file:
+        prompts = [line for line in read_text(args.prompts_file).splitlines() if line.strip()]
+        if not prompts:
+            raise UserError(f"{args.prompts_file} has no prompts; give it a line for each")
+    return prompts * args.num_samples
 
 
-def load_gpt2(path: Path) -> tuple[GPT2, Tokenizer]:
-    """The model and the tokenizer of a checkpoint, or of a run's folder.
-
-    Raises:
-        UserError: there is no checkpoint.
-        FormatError: it is damaged.
-    """
-    path = find_checkpoint(path)
-    meta = read_meta(path)
-    # Positions that were never trained say nothing, so the context ends before them.
-    model = GPT2(GPT2Config(**meta["config"]), seq_len=meta["positions"], seed=None)
-    load_arrays(path, {"params": model.params.flat})
-    return model, Tokenizer.from_text(meta["tokenizer"], path)
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, or of standard input where the path is "-"."""
+    if path == Path("-"):
+        return decode_text(sys.stdin.buffer.read(), "standard input")
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    return decode_text(path.read_bytes(), path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Let a checkpoint speak.")
-    parser.add_argument("checkpoint", type=Path, help="a run's folder, or a checkpoint in it")
-    parser.add_argument("--prompt", default="", help="the text to continue (default: none)")
+    args = make_parser().parse_args()
+    settings = {
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "repetition_penalty": args.repetition_penalty,
+    }
+    Settings(**settings)
+    source = open_model(args.model, args.tokenizer)
+    if source.tokenizer is None:
+        raise UserError(f"{args.model} does not say how it writes text; give its --tokenizer")
+    tokenizer = source.tokenizer
+    if args.chat:
+        if not isinstance(tokenizer, LlamaTokenizer):
+            raise UserError("--chat needs a model with Llama's tokenizer, whose template it uses")
+        chat(source.load(), tokenizer, args, Settings(**settings))
+        return
+
+    prompts = read_prompts(args)
+    longest = max(len(tokenizer.encode_prompt(prompt)) for prompt in prompts)
+    model = source.load(len(prompts), min(source.positions, longest + args.max_tokens))
+    rng, stats = np.random.default_rng(args.seed), Stats()
+    pieces = generate_many(model, tokenizer, prompts, args.max_tokens, rng, stats, **settings)
+    if len(prompts) == 1:
+        print(prompts[0] or "", end="", flush=True)
+        for _, piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+    else:
+        print_many(prompts, pieces)
+    print(stats, file=sys.stderr)
+
+
+def print_many(prompts: Sequence[str | None], pieces: Iterator[tuple[int, str]]) -> None:
+    """Collect the texts, which grow all at once, and print one after the other, even if stopped."""
+    texts = [prompt or "" for prompt in prompts]
+    try:
+        for number, piece in tqdm(
+            pieces, desc="writing", unit=" pieces", disable=None, leave=False
+        ):
+            texts[number] += piece
+    finally:
+        for number, text in enumerate(texts, start=1):
+            print(f"--- {number} ---\n{text}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Let a model speak.")
+    default = "(default: %(default)s)"
     parser.add_argument(
+        "model", type=Path, help="a run's folder, a checkpoint in it, or a llama2.c file"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="gpt2, or a file: .tiktoken, llama2.c's tokenizer.bin, SentencePiece's .model "
+        "(default: the model's own; for a llama2.c file, tokN.bin or tokenizer.bin beside it)",
+    )
+
+    prompt = parser.add_argument_group("what to continue (default: begin a new text)")
+    one = prompt.add_mutually_exclusive_group()
+    one.add_argument("--prompt", metavar="TEXT", help="this text")
+    one.add_argument(
+        "--prompt-file", type=Path, metavar="FILE", help="a UTF-8 file; - for standard input"
+    )
+    one.add_argument(
+        "--prompts-file",
+        type=Path,
+        metavar="FILE",
+        help="every line of a UTF-8 file (- for standard input), all at once",
+    )
+    one.add_argument(
+        "--chat",
+        action="store_true",
+        help="a conversation, a line from standard input for each message, in Llama 2's template",
+    )
+    prompt.add_argument("--system", metavar="TEXT", help="how --chat shall answer")
+    prompt.add_argument(
+        "--num-samples",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help=f"continue each prompt N times, all at once {default}",
+    )
+
+    choice = parser.add_argument_group("how to go on")
+    choice.add_argument(
         "--max-tokens",
         type=at_least(1),
         default=200,
-        help="how many tokens to add (default: %(default)s)",
+        metavar="N",
+        help=f"how many tokens to add at the most {default}",
     )
-    parser.add_argument(
+    choice.add_argument(
         "--temperature",
         type=float,
         default=0.8,
-        help="0 always takes the likeliest token, 1 is the model's own distribution "
-        "(default: %(default)s)",
+        help=f"0 always takes the likeliest token, 1 is the model's own distribution {default}",
     )
-    parser.add_argument(
+    choice.add_argument(
         "--top-k", type=int, default=0, help="choose among the k likeliest tokens (default: all)"
     )
-    parser.add_argument(
+    choice.add_argument(
         "--top-p",
         type=float,
         default=0.95,
-        help="choose among the likeliest tokens that together have this probability "
-        "(default: %(default)s)",
+        help=f"choose among the likeliest tokens that together have this probability {default}",
     )
-    parser.add_argument(
-        "--seed",
-        type=at_least(0),
-        default=0,
-        help="the same seed, the same text (default: %(default)s)",
+    choice.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        help=f"above 1, what was said already becomes less likely {default}",
     )
-    args = parser.parse_args()
-
-    model, tokenizer = load_gpt2(args.checkpoint)
-    count = 0
-
-    def counted(tokens: Iterable[int]) -> Iterator[int]:
-        nonlocal count
-        for token in tokens:
-            count += 1
-            yield token
-
-    tokens = generate_tokens(
-        model,
-        prompt_tokens(tokenizer, args.prompt),
-        args.max_tokens,
-        tokenizer.end_of_text,
-        args.temperature,
-        args.top_k,
-        args.top_p,
-        np.random.default_rng(args.seed),
+    choice.add_argument(
+        "--seed", type=at_least(0), default=0, help=f"the same seed, the same text {default}"
     )
-    begin = time.perf_counter()
-    print(args.prompt, end="", flush=True)
-    for piece in tokenizer.stream(counted(tokens)):
-        print(piece, end="", flush=True)
-    seconds = time.perf_counter() - begin
-    print()
-    print(f"{count} tokens in {seconds:.2f} s, {count / seconds:.0f} tokens/s", file=sys.stderr)
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,20 +1,28 @@
 """Text to tokens and back, and the byte-pair trainer that makes a vocabulary.
 
-Every tokenizer here is one table, {bytes: rank}: 256 single bytes, and for every merge the bytes it
-joins. A token's id is its rank, and the one special token, `<|endoftext|>`, comes after the last
-rank. `tiktoken` does the encoding.
+GPT-2's kind is one table, {bytes: rank}: 256 single bytes, and for every merge the bytes it joins.
+A token's id is its rank, and the one special token, `<|endoftext|>`, comes after the last rank.
+`tiktoken` does the encoding. Llama's kind is a list of pieces with scores, where `<s>` begins a
+text and `</s>` ends it.
 
-Handled: GPT-2's vocabulary, plain bytes, and vocabularies trained here on a text of your own.
-Not handled: other special tokens (in a text even `<|endoftext|>` is plain text), other ways of
-splitting a text into words, SentencePiece vocabularies such as Llama's, and runs of hundreds of
-thousands of blanks, on which tiktoken's pattern engine gives up.
+Handled: GPT-2's vocabulary, plain bytes, and vocabularies trained here on a text of your own, as
+.tiktoken files; llama2.c's tokenizer.bin; SentencePiece's .model, if it is laid out like Llama's.
+Not handled: other special tokens (in a text even `<|endoftext|>` and `<s>` are plain text), other
+ways of splitting a text into words, what some SentencePiece models do to a text before they encode
+it (Unicode normalisation, one blank for many), and, in GPT-2's kind, runs of hundreds of thousands
+of blanks, on which tiktoken's pattern engine gives up.
 """
 
 import base64
 import codecs
 import os
+import re
+import struct
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from heapq import heappop, heappush
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,34 +42,50 @@ GPT2_PATTERN = (
 
 STARTER_VOCABULARY = Path(__file__).resolve().parent / "data" / "starter" / "tiktoken"
 
+# Llama's tokens: <unk>, <s> and </s>, then the 256 bytes, spelled like this, then pieces of texts.
+FIRST_BYTE, FIRST_PIECE = 3, 259
+BYTE_PIECES = [b"<0x%02X>" % byte for byte in range(256)]
 
-class Tokenizer:
-    """A table of byte-pair ranks, and what can be done with it.
+
+class Tokenizer(ABC):
+    """What the two kinds share.
 
     Attributes:
-        ranks: {bytes: rank}, the ranks being 0, 1, 2, ...
-        end_of_text: the id of `<|endoftext|>`, which is the number of ranks.
-        vocab_size: the number of ranks, plus one.
+        file_name: what its file is called in a corpus's folder.
+        vocab_size: how many tokens there are.
+        begin: the token in front of every text.
+        ends: the tokens that end one.
     """
 
-    def __init__(self, ranks: dict[bytes, int]):
-        self.ranks = ranks
-        self.end_of_text = len(ranks)
-        self.vocab_size = len(ranks) + 1
-        self._token_bytes = [*sorted(ranks, key=ranks.__getitem__), END_OF_TEXT.encode()]
-        self._encoding = tiktoken.Encoding(
-            "llm.np",
-            pat_str=GPT2_PATTERN,
-            mergeable_ranks=ranks,
-            special_tokens={END_OF_TEXT: self.end_of_text},
-        )
+    file_name: str
+    vocab_size: int
+    begin: int
+    ends: frozenset[int]
 
+    @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The tokens of `text`, in which `<|endoftext|>` is plain text like any other.
+        """The tokens of `text` alone; what looks like a special token in it is plain text.
 
         A lone surrogate, which no UTF-8 can hold, becomes U+FFFD.
         """
-        return self._encoding.encode_ordinary(text)
+
+    @abstractmethod
+    def to_bytes(self) -> bytes:
+        """The content of its file."""
+
+    def encode_prompt(self, text: str | None) -> list[int]:
+        """The tokens that a model is given so that it continues `text`; None begins a new text.
+
+        Raises:
+            UserError: `text` is empty.
+        """
+        if text is None:
+            return [self.begin]
+        if not text:
+            raise UserError(
+                "the prompt is empty; give some text, or no prompt at all to begin a new text"
+            )
+        return self.encode(text)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of `tokens`; bytes that are not UTF-8 become U+FFFD.
@@ -69,24 +93,32 @@ class Tokenizer:
         Raises:
             UserError: a token is outside the vocabulary.
         """
-        return b"".join(map(self._bytes_of, tokens)).decode("utf-8", errors="replace")
+        return "".join(self.stream(tokens))
 
-    def stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """The text of `tokens`, piece by piece as they come; the pieces join to `decode(tokens)`.
+    def stream(self, tokens: Iterable[int], previous: int | None = None) -> Iterator[str]:
+        """The text of `tokens`, piece by piece as they come.
 
-        A token that ends inside a character is held back until the character is complete.
+        A token that ends inside a character is held back until the character or the text ends.
+
+        Args:
+            previous: the token before these; None means that a text begins here.
 
         Raises:
             UserError: a token is outside the vocabulary.
         """
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        decoder = self.decoder(previous)
         for token in tokens:
-            if text := decoder.decode(self._bytes_of(token)):
+            if text := decoder.feed(token):
                 yield text
-        if text := decoder.decode(b"", final=True):
+        if text := decoder.finish():
             yield text
 
-    def _bytes_of(self, token: int) -> bytes:
+    def decoder(self, previous: int | None = None) -> "Decoder":
+        """What `stream` uses, for who gets the tokens of several texts in turn."""
+        return Decoder(self, previous)
+
+    def _bytes_of(self, token: int, previous: int | None) -> bytes:
+        """The bytes of a token that comes after `previous`."""
         if not 0 <= token < self.vocab_size:
             raise UserError(
                 f"token {token} is outside the vocabulary of {self.vocab_size} tokens; "
@@ -94,90 +126,308 @@ class Tokenizer:
             )
         return self._token_bytes[token]
 
-    def to_text(self) -> str:
-        """The table as a .tiktoken file has it: a line `base64 rank` per token, ranks in order."""
-        tokens = self._token_bytes[: self.end_of_text]
-        return "".join(
-            f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens)
+    def save(self, path: str | Path) -> None:
+        """Write its file; under its own name it is complete or not there."""
+        with replacing(Path(path)) as file:
+            file.write(self.to_bytes())
+
+
+class Decoder:
+    """The text of tokens that are fed to it one by one; see `Tokenizer.stream`."""
+
+    def __init__(self, tokenizer: Tokenizer, previous: int | None):
+        self.tokenizer, self.previous = tokenizer, previous
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, token: int) -> str:
+        """The text that is complete with this token; it may be empty."""
+        data = self.tokenizer._bytes_of(token, self.previous)
+        self.previous = token
+        return self._decoder.decode(data, final=token in self.tokenizer.ends)
+
+    def finish(self) -> str:
+        """What a character that was cut short leaves."""
+        return self._decoder.decode(b"", final=True)
+
+
+class BytePairTokenizer(Tokenizer):
+    """GPT-2's kind: a table of byte-pair ranks.
+
+    Args:
+        ranks: {bytes: rank}, the ranks being 0, 1, 2, ...
+
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
+    """
+
+    file_name = "tokenizer.tiktoken"
+
+    def __init__(self, ranks: dict[bytes, int]):
+        self.ranks = ranks
+        self.vocab_size = len(ranks) + 1
+        self.begin = len(ranks)
+        self.ends = frozenset({self.begin})
+        self._token_bytes = [*sorted(ranks, key=ranks.__getitem__), END_OF_TEXT.encode()]
+        self._encoding = tiktoken.Encoding(
+            "llm.np",
+            pat_str=GPT2_PATTERN,
+            mergeable_ranks=ranks,
+            special_tokens={END_OF_TEXT: self.begin},
         )
 
-    @classmethod
-    def from_text(cls, text: str, source: str | Path) -> "Tokenizer":
-        """The tokenizer whose `to_text` is `text`; `source` is what error messages call it.
+    def encode(self, text: str) -> list[int]:
+        return self._encoding.encode_ordinary(text)
 
-        Raises:
-            FormatError: a line is not `base64 rank`, a token comes twice, the ranks are not
-                0, 1, 2, ..., or a single byte is missing.
+    def to_bytes(self) -> bytes:
+        """A line `base64 rank` per token, ranks in order: tiktoken's own format."""
+        tokens = self._token_bytes[: self.begin]
+        return b"".join(
+            b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens)
+        )
+
+
+class LlamaTokenizer(Tokenizer):
+    """Llama's kind: pieces with scores, as SentencePiece trains them and llama2.c stores them.
+
+    Args:
+        pieces: the bytes of every token: `<unk>`, `<s>` and `</s>`, then `<0x00>` to `<0xFF>`,
+            which stand for single bytes, then pieces of texts.
+        scores: the score of every token; of two possible merges, the one to the higher comes first.
+
+    Source: llama2.c, run.c and tokenizer.py; Kudo and Richardson 2018 (arXiv 1808.06226).
+    """
+
+    file_name = "tokenizer.bin"
+    begin, end = 1, 2
+    ends = frozenset({begin, end})
+
+    def __init__(self, pieces: list[bytes], scores: list[float]):
+        self.pieces, self.scores = pieces, scores
+        self.vocab_size = len(pieces)
+        single_bytes = [bytes([byte]) for byte in range(256)]
+        self._token_bytes = [pieces[0], b"", b"", *single_bytes, *pieces[FIRST_PIECE:]]
+
+        texts = pieces[FIRST_PIECE:]
+        self._tokens = {text: token for token, text in enumerate(texts, start=FIRST_PIECE)}
+        self._merges: dict[tuple[int, int], tuple[float, int]] = {}
+        for joined, token in self._tokens.items():
+            for cut in range(1, len(joined)):
+                pair = self._tokens.get(joined[:cut]), self._tokens.get(joined[cut:])
+                # run.c looks for a score above -1e10, so a piece below it is never merged.
+                if None not in pair and scores[token] > -1e10:
+                    self._merges[pair] = -scores[token], token
+
+        # Where no piece has a blank after something else, no merge crosses such a place. A text
+        # can then be encoded word by word, and a frequent word needs the work only once.
+        crossed = any(re.search(rb"[^ ] ", text) for text in texts)
+        self._words = re.compile("(?s:.+)" if crossed else " *[^ ]+| +")
+        self._encode_word = lru_cache(maxsize=1 << 16)(self._encode_word)
+
+    def encode(self, text: str) -> list[int]:
+        if not text:
+            return []
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        words = self._words.findall(f" {text}")
+        return [token for word in words for token in self._encode_word(word)]
+
+    def _encode_word(self, word: str) -> list[int]:
+        """The tokens of `word`: one per character, then the best pair merged, again and again.
+
+        A heap has the best pair on top, the leftmost of equals. Pairs that a merge has broken stay
+        in it, and are known by their tokens no longer being there.
         """
-        ranks: dict[bytes, int] = {}
-        for number, line in enumerate(text.splitlines(), start=1):
-            try:
-                token_base64, rank = line.split()
-                token, rank = base64.b64decode(token_base64, validate=True), int(rank)
-            except ValueError:
-                raise FormatError(
-                    f"{source}, line {number}: {line[:60]!r} is not a token in base64 and its "
-                    "rank; give a .tiktoken file"
-                ) from None
-            if rank != len(ranks):
-                raise FormatError(
-                    f"{source}, line {number}: rank {rank} where {len(ranks)} is next; "
-                    "the ranks must count up from 0, line by line"
-                )
-            if token in ranks:
-                raise FormatError(
-                    f"{source}, line {number}: the token {token!r} is already on line "
-                    f"{ranks[token] + 1}; train the vocabulary again"
-                )
-            ranks[token] = rank
-        for byte in range(256):
-            if bytes([byte]) not in ranks:
-                raise FormatError(
-                    f"{source}: the byte {byte} has no rank, so not every text could be encoded; "
-                    "train the vocabulary again"
-                )
-        return cls(ranks)
+        tokens = []
+        for character in map(str.encode, word):
+            known = self._tokens.get(character)
+            tokens += [FIRST_BYTE + byte for byte in character] if known is None else [known]
+        # A linked list; the -1 behind its end is also what index -1 finds before its start.
+        count = len(tokens)
+        tokens.append(-1)
+        before, after = list(range(-1, count)), [*range(1, count + 1), count]
+        heap = []
 
-    def save(self, path: str | Path) -> None:
-        """Write the .tiktoken file; under its own name it is complete or not there."""
-        with replacing(Path(path)) as file:
-            file.write(self.to_text().encode())
+        def consider(left: int) -> None:
+            pair = tokens[left], tokens[after[left]]
+            if pair in self._merges:
+                cost, joined = self._merges[pair]
+                heappush(heap, (cost, left, pair, joined))
 
-    @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
-        """Read a .tiktoken file.
+        for left in range(count):
+            consider(left)
+        while heap:
+            _, left, pair, joined = heappop(heap)
+            right = after[left]
+            if (tokens[left], tokens[right]) == pair:
+                tokens[left], tokens[right] = joined, -1
+                after[left] = after[right]
+                before[after[right]] = left
+                consider(before[left])
+                consider(left)
+        return [token for token in tokens if token >= 0]
 
-        Raises:
-            FormatError: it is not one; see `from_text`.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise FormatError(f"{path} is not text; give a .tiktoken file") from None
-        return cls.from_text(text, path)
+    def encode_prompt(self, text: str | None) -> list[int]:
+        tokens = super().encode_prompt(text)
+        return tokens if text is None else [self.begin, *tokens]
+
+    def _bytes_of(self, token: int, previous: int | None) -> bytes:
+        """As for every tokenizer, but without the blank that `encode` put in front of the text."""
+        piece = super()._bytes_of(token, previous)
+        return piece.removeprefix(b" ") if previous in (None, self.begin) else piece
+
+    def to_bytes(self) -> bytes:
+        """The longest piece's length, then every token's score, length and bytes: llama2.c's."""
+        records = (
+            struct.pack("<fI", score, len(piece)) + piece
+            for score, piece in zip(self.scores, self.pieces, strict=True)
+        )
+        return struct.pack("<I", max(map(len, self.pieces))) + b"".join(records)
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
-    """The tokenizer called "gpt2" or "bytes", or the one in the .tiktoken file of that name.
+    """The tokenizer called "gpt2" or "bytes", or the one in the file of that name.
 
     Raises:
         UserError: there is no such tokenizer, or GPT-2's vocabulary cannot be had.
-        FormatError: the file is not a .tiktoken file.
+        FormatError: the file is not a tokenizer's; see `tokenizer_from_bytes`.
     """
     if name == "gpt2":
         return _load_gpt2()
     if name == "bytes":
-        return Tokenizer({bytes([byte]): byte for byte in range(256)})
+        return BytePairTokenizer({bytes([byte]): byte for byte in range(256)})
     if not Path(name).is_file():
-        raise UserError(f"there is no tokenizer {name}; give gpt2, bytes or a .tiktoken file")
-    return Tokenizer.load(name)
+        raise UserError(
+            f"there is no tokenizer {name}; give gpt2, bytes, or a .tiktoken, tokenizer.bin or "
+            ".model file"
+        )
+    return tokenizer_from_bytes(Path(name).read_bytes(), name)
+
+
+def find_tokenizer(folder: Path) -> Path | None:
+    """The file of a corpus's tokenizer in its folder, if it has one."""
+    paths = (folder / kind.file_name for kind in (BytePairTokenizer, LlamaTokenizer))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def tokenizer_from_bytes(data: bytes, source: str | Path) -> Tokenizer:
+    """The tokenizer whose file has the content `data`, whatever the kind of file.
+
+    Args:
+        source: what error messages call it.
+
+    Raises:
+        FormatError: it is not a tokenizer's file, or a damaged one, or one of a kind that is not
+            handled here.
+        UserError: it is SentencePiece's, and the library that reads it is not installed.
+    """
+    # tokenizer.bin begins with the length of the longest token, of which the upper half is 0; a
+    # .model is a protocol buffer, whose first field is a piece, whose first field is its text.
+    if data[2:4] == b"\0\0":
+        pieces, scores = _read_llama2_c(data, source)
+    elif data[0:3:2] == b"\n\n":
+        pieces, scores = _read_sentencepiece(data, source)
+    else:
+        return _read_tiktoken(data, source)
+    if pieces[FIRST_BYTE:FIRST_PIECE] != BYTE_PIECES:
+        raise FormatError(
+            f"{source}: the tokens 3 to 258 are not the bytes <0x00> to <0xFF>, so not every text "
+            "could be encoded; give a tokenizer like Llama's, with byte fallback"
+        )
+    return LlamaTokenizer(pieces, scores)
+
+
+def _read_tiktoken(data: bytes, source: str | Path) -> BytePairTokenizer:
+    try:
+        lines = data.decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise FormatError(
+            f"{source} is not a tokenizer; give a .tiktoken, tokenizer.bin or .model file"
+        ) from None
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            token_base64, rank = line.split()
+            token, rank = base64.b64decode(token_base64, validate=True), int(rank)
+        except ValueError:
+            raise FormatError(
+                f"{source}, line {number}: {line[:60]!r} is not a token in base64 and its "
+                "rank; give a .tiktoken file"
+            ) from None
+        if rank != len(ranks):
+            raise FormatError(
+                f"{source}, line {number}: rank {rank} where {len(ranks)} is next; "
+                "the ranks must count up from 0, line by line"
+            )
+        if token in ranks:
+            raise FormatError(
+                f"{source}, line {number}: the token {token!r} is already on line "
+                f"{ranks[token] + 1}; train the vocabulary again"
+            )
+        ranks[token] = rank
+    for byte in range(256):
+        if bytes([byte]) not in ranks:
+            raise FormatError(
+                f"{source}: the byte {byte} has no rank, so not every text could be encoded; "
+                "train the vocabulary again"
+            )
+    return BytePairTokenizer(ranks)
+
+
+def _read_llama2_c(data: bytes, source: str | Path) -> tuple[list[bytes], list[float]]:
+    pieces, scores, position = [], [], 4
+    while position < len(data):
+        try:
+            score, length = struct.unpack_from("<fI", data, position)
+            (piece,) = struct.unpack_from(f"{length}s", data, position + 8)
+        except struct.error:
+            raise FormatError(
+                f"{source} is not a tokenizer.bin, or a damaged one: it ends inside token "
+                f"{len(pieces)}; give another"
+            ) from None
+        pieces.append(piece)
+        scores.append(score)
+        position += 8 + length
+    (promised,) = struct.unpack_from("<I", data)
+    longest = max(map(len, pieces), default=0)
+    if longest != promised:
+        raise FormatError(
+            f"{source} is not a tokenizer.bin, or a damaged one: its longest token has {longest} "
+            f"bytes instead of {promised}; give another"
+        )
+    return pieces, scores
+
+
+def _read_sentencepiece(data: bytes, source: str | Path) -> tuple[list[bytes], list[float]]:
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        raise UserError(
+            f"{source} is SentencePiece's, whose library is not installed: "
+            'pip install -e ".[sentencepiece]"'
+        ) from None
+    try:
+        model = SentencePieceProcessor(model_proto=data)
+    except RuntimeError as error:
+        raise FormatError(
+            f"{source} is a damaged SentencePiece model ({error}); fetch it again"
+        ) from None
+    tokens = list(range(model.vocab_size()))
+    scores = model.get_score(tokens)
+    # The library does not tell the type. A byte-pair model's scores count its merges; all others'
+    # are logarithms of probabilities.
+    if (model.bos_id(), model.eos_id()) != (1, 2) or not all(map(float.is_integer, scores)):
+        raise FormatError(
+            f"{source} is a SentencePiece model unlike Llama's: it must be of the type bpe, "
+            "with <s> as token 1 and </s> as token 2; give another, or train one so"
+        )
+    pieces = [piece.replace("▁", " ").encode() for piece in model.id_to_piece(tokens)]
+    pieces[1:3] = b"\n<s>\n", b"\n</s>\n"
+    return pieces, scores
 
 
 def _load_gpt2() -> Tokenizer:
     if STARTER_VOCABULARY.is_dir():
         os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(STARTER_VOCABULARY))
     try:
-        return Tokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks)
+        return BytePairTokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks)
     except (OSError, ValueError) as error:  # no network, or something else sent in its place
         raise UserError(
             f"tiktoken cannot download GPT-2's vocabulary ({type(error).__name__}); set "
@@ -186,7 +436,7 @@ def _load_gpt2() -> Tokenizer:
         ) from error
 
 
-def train_bpe(texts: str | Iterable[str], num_merges: int) -> Tokenizer:
+def train_bpe(texts: str | Iterable[str], num_merges: int) -> BytePairTokenizer:
     """Learn a vocabulary of 256 bytes and `num_merges` merges from one text or several.
 
     Again and again the pair of neighbouring tokens that is most frequent becomes a new token; of
@@ -225,7 +475,7 @@ def train_bpe(texts: str | Iterable[str], num_merges: int) -> Tokenizer:
                 pair_counts[pair] += counts[index]
                 holders[pair].add(index)
         del pair_counts[best]
-    return Tokenizer({token: rank for rank, token in enumerate(tokens)})
+    return BytePairTokenizer({token: rank for rank, token in enumerate(tokens)})
 
 
 def _merge(spelling: list[int], pair: tuple[int, int], merged: int) -> list[int]:

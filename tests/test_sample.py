@@ -1,8 +1,11 @@
 """The sampler: what it picks, and that its cache changes nothing."""
 
+import io
 import os
+import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,89 +13,148 @@ import pytest
 
 from checkpoint import save_checkpoint
 from errors import RunError, UserError
+from formats import llama2_c
 from gpt2 import GPT2, GPT2Config
-from sample import generate, generate_tokens, pick
+from llama2 import Llama2, Llama2Config
+from load import open_model
+from sample import Cache, Settings, generate, generate_many, generate_tokens
 from tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = GPT2Config(seq_len=16, vocab_size=257, num_layers=2, num_heads=2, channels=32)
+GPT2_CONFIG = GPT2Config(seq_len=16, vocab_size=257, num_layers=2, num_heads=2, channels=32)
+LLAMA2_CONFIG = Llama2Config(
+    dim=32, num_layers=2, num_heads=4, num_kv_heads=2, vocab_size=257, seq_len=16
+)
+BYTES = load_tokenizer("bytes")
+# The tokens of these are far from alike in number.
+PROMPTS = [[3], [1, 4, 1, 5, 9, 2, 6, 5, 3, 5], [200, 100, 0], [7, 7]]
 
 
-@pytest.fixture
-def model():
+def make(config, batch_size=1, seq_len=None):
     """Random, with weights so large that what came before matters."""
-    model = GPT2(CONFIG)
+    model = (GPT2 if isinstance(config, GPT2Config) else Llama2)(config, batch_size, seq_len)
     rng = np.random.default_rng(1)
     model.params.flat += 0.2 * rng.standard_normal(model.params.flat.size)
-    model.params.wpe *= 5
+    if isinstance(config, GPT2Config):
+        model.params.wpe *= 5
     return model
 
 
+@pytest.fixture(params=[GPT2_CONFIG, LLAMA2_CONFIG], ids=["gpt2", "llama2"])
+def config(request):
+    return request.param
+
+
 @pytest.fixture
-def run(tmp_path, model):
+def model(config):
+    return make(config)
+
+
+@pytest.fixture
+def run(tmp_path, config, model):
     """A run's folder with a checkpoint of `model`."""
-    meta = {"config": vars(CONFIG), "positions": 16, "tokenizer": load_tokenizer("bytes").to_text()}
+    meta = {
+        "model": "gpt2" if isinstance(config, GPT2Config) else "llama2",
+        "config": vars(config),
+        "positions": 16,
+        "tokenizer": BYTES.to_bytes().decode("latin-1"),
+    }
     save_checkpoint(tmp_path / "checkpoint.npz", meta, {"params": model.params.flat})
     return tmp_path
 
 
-def greedy(model, context):
-    """What a forward pass over everything says comes next."""
-    return int(model.forward(np.array([context]))[0, -1].argmax())
+@pytest.mark.parametrize("prompts", [PROMPTS[:1], PROMPTS[1:2], PROMPTS])
+def test_the_cache_changes_nothing(config, prompts):
+    """The logits at every step are those of a full pass over each text alone.
+
+    Also beyond the context, where what is seen is what a text is then said to remember: never more
+    than the context, and at least the half of it, or else all of the text.
+    """
+    cache, alone = Cache(make(config, len(prompts)), prompts), make(config)
+    texts = [list(prompt) for prompt in prompts]
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        logits = cache.next_logits().copy()
+        for row, seen, text in zip(logits, cache.texts(), texts, strict=True):
+            assert min(8, len(text)) <= len(seen) <= 16
+            assert seen.tolist() == text[-len(seen) :]
+            expected = alone.forward(seen[None])[0, -1]
+            np.testing.assert_allclose(row, expected, rtol=0, atol=1e-5 * abs(expected).max())
+        tokens = rng.integers(0, 257, (len(prompts), 1))
+        cache.append(tokens)
+        for text, token in zip(texts, tokens[:, 0].tolist(), strict=True):
+            text.append(token)
 
 
-def test_the_cache_changes_nothing(model):
-    context = [3, 1, 4]
-    tokens = list(generate_tokens(model, context, 13, temperature=0))
-    for token in tokens:
-        assert token == greedy(model, context)
-        context.append(token)
+def test_several_tokens_can_be_appended_at_once(config, model):
+    cache, alone = Cache(model, [[3, 1]]), make(config)
+    cache.next_logits()
+    cache.append(np.array([[4, 1, 5]]))
+    expected = alone.forward(np.array([[3, 1, 4, 1, 5]]))[0, -1]
+    np.testing.assert_allclose(cache.next_logits()[0], expected, atol=1e-5 * abs(expected).max())
+    with pytest.raises(UserError, match=r"17 tokens.*16"):
+        cache.append(np.ones((1, 17), int))
 
 
-def test_past_the_context_the_older_half_is_forgotten(model):
-    other = GPT2(CONFIG, seed=None)  # the same weights, in buffers that the sampler does not use
-    other.params.flat[:] = model.params.flat
-    context = [3, 1, 4]
-    for token in generate_tokens(model, context, 40, temperature=0):
-        # What the sampler sees: never more than the context, and at least half of it.
-        seen = context
-        while len(seen) > 16:
-            seen = seen[8:]
-        assert token == greedy(other, seen)
-        context = [*context, token]
-    assert len(context) == 43
+def words(cache, count, ends=(), **settings):
+    """What each text gets to say."""
+    said = [[] for _ in cache.tokens]
+    for tokens in generate_tokens(cache, count, ends, Settings(**settings)):
+        for number, token in tokens.items():
+            said[number].append(token)
+    return said
 
 
-def test_sampling_in_a_training_models_buffers(model):
+def test_sampling_in_a_training_models_buffers(config):
     """A model made for batches of shorter sequences speaks too, and its training goes on."""
-    trainer = GPT2(CONFIG, batch_size=4, seq_len=8)
-    trainer.params.flat[:] = model.params.flat
-    alone = list(generate_tokens(model, [5], 7, temperature=0))
-    assert list(generate_tokens(trainer, [5], 7, temperature=0)) == alone
+    trainer = make(config, batch_size=4, seq_len=8)
+    alone = words(Cache(make(config), [[5]]), 7, temperature=0)
+    assert words(Cache(trainer, [[5]]), 7, temperature=0) == alone
     tokens = np.arange(32).reshape(4, 8)
     loss = trainer.forward(tokens, tokens)
-    list(generate_tokens(trainer, [5], 20))
+    words(Cache(trainer, [[5], [6, 7]]), 20)
     assert trainer.forward(tokens, tokens) == loss
 
 
-def test_it_stops_at_the_end_of_the_text(model):
-    first, second = list(generate_tokens(model, [3, 1, 4], 2, temperature=0))
-    assert list(generate_tokens(model, [3, 1, 4], 9, second, temperature=0)) == [first]
+def test_each_text_ends_for_itself(config):
+    """The others go on, and say what they would have said."""
+    said = words(Cache(make(config, 4), PROMPTS), 12, temperature=0)
+    end = said[2][4]
+    ended = words(Cache(make(config, 4), PROMPTS), 12, [end], temperature=0)
+    expected = [text[: text.index(end)] if end in text else text for text in said]
+    assert ended == expected
+    assert len(ended[2]) <= 4 < max(map(len, ended))
+
+
+def test_what_one_says_does_not_depend_on_the_others(config):
+    many = words(Cache(make(config, 4), PROMPTS), 30)
+    first = words(Cache(make(config), PROMPTS[:1]), 7)
+    assert many[0][:7] == first[0]  # the other prompts leave it room for seven
+    assert len({tuple(text) for text in many}) == 4
 
 
 def test_the_same_seed_gives_the_same_text(model):
-    tokenizer = load_tokenizer("bytes")
-
     def text(seed):
-        return "".join(generate(model, tokenizer, "ab", 30, rng=np.random.default_rng(seed)))
+        return "".join(generate(model, BYTES, "ab", 30, rng=np.random.default_rng(seed)))
 
     assert text(1) == text(1) != text(2)
 
 
+def test_pieces_of_many_texts(config):
+    """Joined, the pieces of each are what it says; none of them ends inside a character."""
+    prompts = ["a", "abcdefgh", None]
+    model = make(config, 3)
+    texts = ["", "", ""]
+    for number, piece in generate_many(model, BYTES, prompts, 50):
+        texts[number] += piece
+    said = words(Cache(model, [BYTES.encode_prompt(prompt) for prompt in prompts]), 50, BYTES.ends)
+    assert texts == [BYTES.decode(tokens) for tokens in said]
+
+
 def frequencies(logits, **settings):
-    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | settings
     rng = np.random.default_rng(0)
-    picked = [pick(np.array(logits, np.float32), rng=rng, **settings) for _ in range(4000)]
+    rows = np.tile(np.array(logits, np.float32), (4000, 1))
+    picked = Settings(**settings).pick(rows, [[]] * 4000, [rng] * 4000)
     return np.bincount(picked, minlength=len(logits)) / len(picked)
 
 
@@ -109,12 +171,25 @@ def test_pick_follows_the_distribution():
     assert frequencies(logits, top_p=0.6) == pytest.approx(two, abs=0.03)
     assert frequencies(logits, top_p=0.4).tolist() == [0, 1, 0, 0]
     assert frequencies(logits, top_k=99) == pytest.approx(probs, abs=0.03)
+    # Of the two likeliest, the first is enough.
+    assert frequencies(logits, top_k=2, top_p=0.6).tolist() == [0, 1, 0, 0]
 
 
 def test_extreme_logits_and_temperatures():
     assert frequencies([0, 1e4, -1e4]).tolist() == [0, 1, 0]
     assert frequencies([0, 1], temperature=1e-6).tolist() == [0, 1]
     assert frequencies([0, 1], temperature=1e6) == pytest.approx([0.5, 0.5], abs=0.03)
+
+
+def test_the_repetition_penalty():
+    """Divides what speaks for a token that was said, and multiplies what speaks against it."""
+    logits = np.array([[2.0, 1.5, -1.0, -1.5]], np.float32)
+    settings = Settings(temperature=0, repetition_penalty=2)
+    assert settings.pick(logits.copy(), [np.array([0, 0])], []) == [1]
+    assert settings.pick(logits.copy(), [np.array([1])], []) == [0]
+    seen = logits.copy()
+    settings.pick(seen, [np.array([0, 2, 0])], [])
+    assert seen.tolist() == [[1.0, 1.5, -2.0, -1.5]]
 
 
 @pytest.mark.parametrize(
@@ -125,41 +200,66 @@ def test_extreme_logits_and_temperatures():
         ({"top_k": -1}, "-1"),
         ({"top_p": 0.0}, "0.0"),
         ({"top_p": 1.1}, "1.1"),
+        ({"repetition_penalty": 0}, "0"),
     ],
 )
 def test_settings_out_of_range_are_named_at_once(model, settings, value):
     with pytest.raises(UserError, match=value):
-        generate_tokens(model, [1], 1, **settings)
+        generate(model, BYTES, "a", 1, **settings)
 
 
 def test_a_model_that_has_diverged_says_so(model):
-    model.params.lnfw.fill(np.nan)
+    model.params.flat[-1] = np.nan  # in the last norm
     with pytest.raises(RunError, match="diverged"):
-        list(generate_tokens(model, [1], 1))
+        list(generate(model, BYTES, "a", 1))
 
 
 @pytest.mark.parametrize("seq_len", [1, 2, 5])
-def test_short_contexts_go_on_too(model, seq_len):
-    short = GPT2(CONFIG, seq_len=seq_len)
-    assert len(list(generate_tokens(short, [3], 11))) == 11
+def test_short_contexts_go_on_too(config, seq_len):
+    assert len(words(Cache(make(config, seq_len=seq_len), [[3]]), 11)[0]) == 11
 
 
-def test_a_prompt_longer_than_the_context(model):
+def test_prompts_that_cannot_be_continued(model):
     with pytest.raises(UserError, match=r"17 tokens.*16"):
-        generate_tokens(model, [1] * 17, 1)
+        generate(model, BYTES, "a" * 17)
+    with pytest.raises(UserError, match="empty"):
+        generate(model, BYTES, "")
+
+
+def speak(program, run, *arguments):
+    """The program's output, of a few likeliest tokens."""
+    arguments = ["--max-tokens", 12, "--temperature", 0, *arguments]
+    status, out, err = program("sample", run, *arguments)
+    assert status == 0, err
+    return out, err
 
 
 def test_the_program_speaks(program, run):
-    status, out, err = program(
-        "sample", run, "--prompt", "ab", "--max-tokens", 12, "--temperature", 0
-    )
-    assert status == 0
+    out, err = speak(program, run, "--prompt", "ab")
     assert out.startswith("ab")
-    assert "12 tokens in" in err
-    assert "tokens/s" in err
-    assert (
-        program("sample", run, "--prompt", "ab", "--max-tokens", 12, "--temperature", 0)[1] == out
-    )
+    assert re.search(r"12 tokens in .* tokens/s; of that the prompt, 2 tokens in .* tokens/s", err)
+    assert speak(program, run, "--prompt", "ab")[0] == out
+
+
+def test_prompts_from_files(program, run, tmp_path, monkeypatch):
+    expected = speak(program, run, "--prompt", "né")[0]
+    (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfn\xc3\xa9")  # with a byte-order mark
+    assert speak(program, run, "--prompt-file", tmp_path / "prompt.txt")[0] == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("né".encode())))
+    assert speak(program, run, "--prompt-file", "-")[0] == expected
+
+
+def test_many_at_once(program, run, tmp_path):
+    (tmp_path / "prompts.txt").write_text("ab\n\nlonger\n", encoding="utf-8")
+    out, err = speak(program, run, "--prompts-file", tmp_path / "prompts.txt", "--num-samples", 2)
+    alone = {prompt: speak(program, run, "--prompt", prompt)[0] for prompt in ("ab", "longer")}
+    texts = re.split(r"--- \d ---\n", out)[1:]
+    # Greedy, so the samples of a prompt are equal; each has room for at least half a context.
+    assert texts[0] == texts[2]
+    assert texts[1] == texts[3]
+    for text, whole in zip(texts, alone.values(), strict=False):
+        assert text[:8] == whole[:8]
+    assert "48 tokens in" in err
 
 
 @pytest.mark.parametrize(
@@ -170,13 +270,35 @@ def test_the_program_speaks(program, run):
         (["--top-k", "-3"], "not -3"),
         (["--max-tokens", "0"], "not 0"),
         (["--seed", "-1"], "not -1"),
+        (["--repetition-penalty", "0"], "repetition penalty must be above 0"),
+        (["--num-samples", "0"], "not 0"),
         (["--prompt", "x" * 17], "17 tokens"),
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "a", "--prompt-file", "b"], "not allowed with"),
+        (["--prompt-file", "nowhere.txt"], "nowhere.txt"),
+        (["--tokenizer", "nowhere.bin"], "nowhere.bin"),
+        (["--chat"], "Llama's tokenizer"),
     ],
 )
 def test_bad_arguments(program, run, arguments, sentence):
     status, out, err = program("sample", run, *arguments)
     assert (status, out) == (2, "")
     assert sentence in err
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "words"),
+    [
+        ("--prompt-file", b"caf\xe9", ["not UTF-8", "0xe9", "offset 3"]),
+        ("--prompt-file", b"", ["the prompt is empty"]),
+        ("--prompts-file", b" \n\n", ["no prompts"]),
+    ],
+)
+def test_bad_prompt_files(program, run, tmp_path, option, content, words):
+    (tmp_path / "prompt.txt").write_bytes(content)
+    status, out, err = program("sample", run, option, tmp_path / "prompt.txt")
+    assert (status, out) == (2, "")
+    assert all(word in err for word in words), err
 
 
 def test_bad_checkpoints(program, tmp_path):
@@ -200,3 +322,83 @@ def test_a_console_that_cannot_show_a_character(run):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(b"?")
+
+
+# --- a Llama 2 that somebody else has trained ---
+
+
+def test_a_real_model_tells_its_story(program, starter):
+    """What llama2.c's own tests expect of it, to the last character."""
+    arguments = ["--tokenizer", starter / "tok512.bin", "--temperature", 0, "--max-tokens", 200]
+    status, out, err = program("sample", starter / "stories260K.bin", *arguments)
+    assert (status, out) == (0, STORY + "\n")
+    assert "200 tokens" in err
+
+
+# llama2.c, test_all.py
+STORY = """\
+Once upon a time, there was a little girl named Lily. She loved to play outside in the park. \
+One day, she saw a big, red ball. She wanted to play with it, but it was too high.
+Lily's mom said, "Lily, let's go to the park." Lily was sad and didn't know what to do. \
+She said, "I want to play with your ball, but I can't find it."
+Lily was sad and didn't know what to do. She said, "I'm sorry, Lily. I didn't know what to do."
+Lily didn't want to help her mom, so she"""
+
+
+def test_a_tokenizer_beside_the_model_is_found(starter):
+    assert open_model(starter / "stories260K.bin").tokenizer.vocab_size == 512
+
+
+def test_a_tokenizer_of_another_model(program, starter):
+    arguments = ["--tokenizer", starter / "llama2_tokenizer.bin"]
+    status, out, err = program("sample", starter / "stories260K.bin", *arguments)
+    assert (status, out) == (2, "")
+    assert "llama2_tokenizer.bin has 32,000 tokens" in err
+    assert "stories260K.bin has 512" in err
+
+
+def test_a_model_without_its_tokenizer(program, starter, tmp_path):
+    (tmp_path / "model.bin").write_bytes((starter / "stories260K.bin").read_bytes())
+    status, out, err = program("sample", tmp_path / "model.bin")
+    assert (status, out) == (2, "")
+    assert "--tokenizer" in err
+
+
+def test_a_truncated_model(program, starter, tmp_path):
+    (tmp_path / "model.bin").write_bytes((starter / "stories260K.bin").read_bytes()[:-1])
+    status, out, err = program("sample", tmp_path / "model.bin")
+    assert (status, out) == (2, "")
+    assert "model.bin" in err
+
+
+def test_chat_keeps_all_turns_in_one_cache(program, starter, monkeypatch, capsys):
+    """The second answer is that to the whole conversation, entered anew in Llama 2's template."""
+    source = open_model(starter / "stories260K.bin")
+    tokenizer = source.tokenizer
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hi there\nAnd then?\n")))
+    arguments = ["--chat", "--system", "Be kind.", "--temperature", 0, "--max-tokens", 20]
+    status, out, _ = program("sample", starter / "stories260K.bin", *arguments)
+    assert status == 0
+
+    model = source.load()
+    begin, end = 1, 2
+    first = [begin, *tokenizer.encode("[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi there [/INST]")]
+    answer = words(Cache(model, [first]), 20, tokenizer.ends, temperature=0)[0]
+    second = [*first, *answer, end, begin, *tokenizer.encode("[INST] And then? [/INST]")]
+    reply = words(Cache(model, [second]), 20, tokenizer.ends, temperature=0)[0]
+    decoded = ["".join(tokenizer.stream(tokens, first[-1])) for tokens in (answer, reply)]
+    assert out == "".join(text + "\n" for text in decoded)
+
+
+def test_weights_are_held_once(starter, tmp_path):
+    """Nothing as large as the weights is allocated while loading, but the weights themselves."""
+    config = Llama2Config(dim=64, num_layers=1, num_heads=2, vocab_size=40_000, seq_len=8)
+    tensors = dict(Llama2(config).params)
+    llama2_c.write(tmp_path / "model.bin", vars(config), tensors, version=0)
+    source = open_model(tmp_path / "model.bin")
+    size = 4 * sum(tensor.size for tensor in tensors.values())
+    tracemalloc.start()
+    model = source.load(seq_len=8)
+    allocated = tracemalloc.get_traced_memory()[1] - model.acts.flat.nbytes
+    tracemalloc.stop()
+    assert size <= allocated < 1.1 * size

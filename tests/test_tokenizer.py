@@ -1,3 +1,6 @@
+import math
+import struct
+import sys
 from collections import Counter
 from itertools import pairwise
 from pydoc_data.topics import topics
@@ -11,35 +14,68 @@ from hypothesis import strategies as st
 
 import tokenizer as tokenizer_module
 from errors import FormatError, UserError
-from tokenizer import GPT2_PATTERN, Tokenizer, load_tokenizer, train_bpe
+from tokenizer import (
+    BYTE_PIECES,
+    GPT2_PATTERN,
+    LlamaTokenizer,
+    find_tokenizer,
+    load_tokenizer,
+    tokenizer_from_bytes,
+    train_bpe,
+)
+
+
+def llama(texts: dict[str, float]) -> LlamaTokenizer:
+    """A tokenizer of Llama's kind with these pieces and scores; the first is token 259."""
+    pieces = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *BYTE_PIECES, *map(str.encode, texts)]
+    return LlamaTokenizer(pieces, [0.0] * 259 + list(texts.values()))
+
 
 BYTES = load_tokenizer("bytes")
 TRAINED = train_bpe(topics["while"] + topics["string-methods"] + "naïve “quotes” 😀😀", 200)
-BOTH = pytest.mark.parametrize("tokenizer", [BYTES, TRAINED], ids=["bytes", "trained"])
+LLAMA = llama(
+    {" ": -9, "a": -9, "b": -9, "é": -9, "“": -9}
+    | {" a": -1, "ab": -2, "  ": -4, " ab": -3, "aa": -2, "é“": -5}
+)
+ALL = pytest.mark.parametrize(
+    "tokenizer", [BYTES, TRAINED, LLAMA], ids=["bytes", "trained", "llama"]
+)
 
 
-@BOTH
+@ALL
 @given(text=st.text())
 @example(text="<|endoftext|> it's\r\n\t  naïve “quotes” 😀 \x00")
+@example(text=" <unk><s></s>\n<s>\n<0x41>▁")
+@example(text="中文，没有空格。")
+@example(text="  ")
 def test_text_survives_encoding(tokenizer, text):
     tokens = tokenizer.encode(text)
     assert tokenizer.decode(tokens) == text
-    assert all(0 <= token < tokenizer.end_of_text for token in tokens)
+    assert all(0 <= token < tokenizer.vocab_size for token in tokens)
+    assert not {tokenizer.begin, *tokenizer.ends} & set(tokens)
 
 
-@BOTH
+@ALL
 def test_lone_surrogates_become_replacement_characters(tokenizer):
     assert tokenizer.decode(tokenizer.encode("a\ud83db")) == "a\ufffdb"
+    assert tokenizer.decode(tokenizer.encode("\ud83d")) == "\ufffd"
 
 
 def test_training_on_lone_surrogates_does_not_crash():
     assert b"aaaa" in train_bpe("aaaa\ud83d aaaa", 3).ranks
 
 
-@given(tokens=st.lists(st.integers(0, TRAINED.end_of_text)))
+@ALL
+@given(data=st.data())
+def test_streamed_pieces_join_to_what_decode_says(tokenizer, data):
+    tokens = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1)))
+    assert "".join(tokenizer.stream(iter(tokens))) == tokenizer.decode(tokens)
+
+
+@given(tokens=st.lists(st.integers(0, 255)))
 @example(tokens=list("😀".encode()[:3]))
-def test_streamed_pieces_join_to_what_decode_says(tokens):
-    assert "".join(TRAINED.stream(iter(tokens))) == TRAINED.decode(tokens)
+def test_any_bytes_decode_to_some_text(tokens):
+    assert BYTES.decode(tokens) == bytes(tokens).decode(errors="replace")
 
 
 def test_stream_holds_back_an_incomplete_character_and_no_other():
@@ -62,37 +98,68 @@ def test_stream_ends_with_the_replacement_of_a_cut_character():
 
 
 def test_end_of_text_is_the_last_token():
-    assert (BYTES.vocab_size, BYTES.end_of_text) == (257, 256)
-    assert TRAINED.decode([TRAINED.end_of_text]) == "<|endoftext|>"
+    assert (BYTES.vocab_size, BYTES.begin, BYTES.ends) == (257, 256, {256})
+    assert TRAINED.decode([TRAINED.begin]) == "<|endoftext|>"
 
 
-@pytest.mark.parametrize("token", [-1, 257])
-def test_a_token_outside_the_vocabulary_is_refused(token):
-    sentence = f"token {token} is outside the vocabulary of 257 tokens"
-    with pytest.raises(UserError, match=sentence):
-        BYTES.decode([token])
-    with pytest.raises(UserError, match=sentence):
-        list(BYTES.stream([token]))
+@ALL
+def test_a_token_outside_the_vocabulary_is_refused(tokenizer):
+    for token in (-1, tokenizer.vocab_size):
+        sentence = f"token {token} is outside the vocabulary of {tokenizer.vocab_size} tokens"
+        with pytest.raises(UserError, match=sentence):
+            tokenizer.decode([token])
+        with pytest.raises(UserError, match=sentence):
+            list(tokenizer.stream([token]))
 
 
-def test_a_saved_vocabulary_loads_again(tmp_path):
-    path = tmp_path / "tokenizer.tiktoken"
+def test_a_prompt_is_what_the_model_was_trained_to_see_before_the_answer():
+    assert BYTES.encode_prompt("ab") == [97, 98]
+    assert LLAMA.encode_prompt("ab") == [1, *LLAMA.encode("ab")]
+
+
+@ALL
+def test_no_prompt_begins_a_text_and_an_empty_one_is_a_mistake(tokenizer):
+    assert tokenizer.encode_prompt(None) == [tokenizer.begin]
+    with pytest.raises(UserError, match="the prompt is empty; give some text, or no prompt"):
+        tokenizer.encode_prompt("")
+
+
+# Files
+
+
+@ALL
+def test_a_saved_tokenizer_loads_again(tmp_path, tokenizer):
+    path = tmp_path / "any name"
     BYTES.save(path)
-    TRAINED.save(path)
-    assert load_tokenizer(str(path)).ranks == TRAINED.ranks
+    tokenizer.save(path)
+    again = load_tokenizer(str(path))
+    assert type(again) is type(tokenizer)
+    assert again.to_bytes() == tokenizer.to_bytes() == path.read_bytes()
+    assert again.encode("aab “é“") == tokenizer.encode("aab “é“")
     assert list(tmp_path.iterdir()) == [path]
-    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))  # as Windows editors save it
-    assert Tokenizer.load(path).ranks == TRAINED.ranks
 
 
-def _with_line(number: int, line: str) -> str:
-    lines = BYTES.to_text().splitlines()
-    lines[number - 1] = line
-    return "\n".join(lines)
+def test_line_ends_of_windows_editors_do_no_harm():
+    data = TRAINED.to_bytes().replace(b"\n", b"\r\n")
+    assert tokenizer_from_bytes(data, "t").ranks == TRAINED.ranks
+
+
+def test_a_corpus_has_one_tokenizer_or_none(tmp_path):
+    assert find_tokenizer(tmp_path) is None
+    for tokenizer, name in ((LLAMA, "tokenizer.bin"), (BYTES, "tokenizer.tiktoken")):
+        folder = tmp_path / name.replace(".", "_")
+        tokenizer.save(folder / tokenizer.file_name)
+        assert find_tokenizer(folder) == folder / name
+
+
+def _with_line(number: int, line: str) -> bytes:
+    lines = BYTES.to_bytes().splitlines()
+    lines[number - 1] = line.encode()
+    return b"\n".join(lines)
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("data", "sentence"),
     [
         (_with_line(3, "Ag=="), "v.tiktoken, line 3: 'Ag==' is not a token"),
         (_with_line(3, "Ag== two"), "v.tiktoken, line 3: 'Ag== two' is not a token"),
@@ -103,30 +170,25 @@ def _with_line(number: int, line: str) -> str:
         (_with_line(3, "Ag== 3"), "v.tiktoken, line 3: rank 3 where 2 is next"),
         (_with_line(3, "AQ== 2"), r"v.tiktoken, line 3: the token b'\\x01' is already on line 2"),
         (_with_line(3, "YWI= 2"), "v.tiktoken: the byte 2 has no rank"),
-        ("", "v.tiktoken: the byte 0 has no rank"),
+        (b"\n" + BYTES.to_bytes(), "v.tiktoken, line 1: '' is not a token"),
+        (b"", "v.tiktoken: the byte 0 has no rank"),
+        (b"\xff\xfe\x00", r"v\.tiktoken is not a tokenizer; give a .* or \.model file"),
     ],
 )
-def test_a_damaged_vocabulary_is_refused_with_its_line(text, sentence):
+def test_a_damaged_vocabulary_is_refused_with_its_line(data, sentence):
     with pytest.raises(FormatError, match=sentence):
-        Tokenizer.from_text(text, "v.tiktoken")
-
-
-def test_a_vocabulary_that_is_not_text_is_refused(tmp_path):
-    path = tmp_path / "model.bin"
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(FormatError, match=r"model\.bin is not text"):
-        load_tokenizer(path)
+        tokenizer_from_bytes(data, "v.tiktoken")
 
 
 def test_an_unknown_tokenizer_is_refused():
-    with pytest.raises(UserError, match="there is no tokenizer gpt3; give gpt2, bytes or a"):
+    with pytest.raises(UserError, match="there is no tokenizer gpt3; give gpt2, bytes, or a"):
         load_tokenizer("gpt3")
 
 
 def test_gpt2_is_openais(starter, monkeypatch):
     monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
     gpt2 = load_tokenizer("gpt2")
-    assert (gpt2.vocab_size, gpt2.end_of_text) == (50257, 50256)
+    assert (gpt2.vocab_size, gpt2.begin) == (50257, 50256)
     assert gpt2.encode("Hello, world!") == [15496, 11, 995, 0]
     text = topics["string-methods"]
     assert gpt2.encode(text) == tiktoken.get_encoding("gpt2").encode_ordinary(text)
@@ -139,6 +201,214 @@ def test_no_network_says_what_to_do_instead(monkeypatch):
     monkeypatch.setattr(tokenizer_module.tiktoken, "get_encoding", fail)
     with pytest.raises(UserError, match=r"TIKTOKEN_CACHE_DIR.*download_starter_pack.*bpe:1024"):
         load_tokenizer("gpt2")
+
+
+# Llama's kind
+
+TINY = llama({" ": 0.0, "a": 0.0}).to_bytes()
+
+
+def test_a_tokenizer_bin_has_llama2_c_s_layout():
+    data = llama({" ": -0.5, "é“": -2.0}).to_bytes()
+    assert data[:17] == struct.pack("<IfI5s", 6, 0.0, 5, b"<unk>")  # of all, <0x00> is longest
+    records = struct.pack("<fI1sfI5s", -0.5, 1, b" ", -2.0, 5, "é“".encode())
+    assert data.endswith(b"<0xFF>" + records)
+
+
+@pytest.mark.parametrize("name", ["llama2_tokenizer.bin", "tok512.bin"])
+def test_real_files_come_back_byte_by_byte(starter, name):
+    tokenizer = load_tokenizer(starter / name)
+    assert tokenizer.vocab_size == {"llama2_tokenizer.bin": 32000, "tok512.bin": 512}[name]
+    assert tokenizer.to_bytes() == (starter / name).read_bytes()
+
+
+@pytest.mark.parametrize("longest", [10, 1000])  # 10 is a line end, as at the start of a .model
+def test_a_tokenizer_bin_may_begin_with_any_length(longest):
+    tokenizer = llama({" " * longest: 0.0})
+    assert tokenizer_from_bytes(tokenizer.to_bytes(), "t.bin").pieces == tokenizer.pieces
+
+
+def test_a_tokenizer_bin_cut_inside_a_token_is_refused():
+    for length in [*range(0, len(TINY), 101), *range(len(TINY) - 40, len(TINY))]:
+        try:
+            tokenizer = tokenizer_from_bytes(TINY[:length], "t.bin")
+        except FormatError as error:
+            assert str(error).startswith("t.bin")
+        else:  # the format cannot tell that whole tokens are missing at the end
+            assert tokenizer.vocab_size == 259 + (length - len(TINY) + 18) / 9
+
+
+def _with_bytes(position: int, new: bytes) -> bytes:
+    position %= len(TINY)
+    return TINY[:position] + new + TINY[position + len(new) :]
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (_with_bytes(-5, b"\xff\xff\xff\xff"), "it ends inside token 260; give another"),
+        (_with_bytes(-5, b"\x02"), "it ends inside token 260; give another"),
+        (_with_bytes(0, b"\x07"), "its longest token has 6 bytes instead of 7; give another"),
+        (_with_bytes(0, b"\x05"), "its longest token has 6 bytes instead of 5; give another"),
+        (bytes(4), "t.bin: the tokens 3 to 258 are not the bytes <0x00> to <0xFF>"),
+        (bytes(4004), "t.bin: the tokens 3 to 258 are not the bytes <0x00> to <0xFF>"),
+        (bytes(4003), "t.bin is not a tokenizer.bin, or a damaged one: it ends inside token 499"),
+        (TINY.replace(b"<0x41>", b"<0x61>"), "t.bin: the tokens 3 to 258 are not the bytes"),
+    ],
+)
+def test_a_damaged_tokenizer_bin_is_refused(data, sentence):
+    with pytest.raises(FormatError, match=sentence):
+        tokenizer_from_bytes(data, "t.bin")
+
+
+@given(data=st.binary(max_size=300), start=st.sampled_from([b"", TINY[:4], TINY[:-10]]))
+def test_noise_is_no_tokenizer(data, start):
+    try:
+        tokenizer = tokenizer_from_bytes(start + data, "noise")
+    except UserError as error:
+        assert str(error).startswith("noise")
+    else:
+        assert tokenizer.to_bytes() == start + data
+
+
+def test_without_the_library_a_model_file_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(UserError, match=r't\.model is .*: pip install -e "\.\[sentencepiece\]"'):
+        tokenizer_from_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02", "t.model")
+
+
+# From llama2.c's test.c, which has them from Meta's own tokenizer; without the begin token.
+KNOWN = [
+    ("", ""),
+    ("I believe the meaning of life is", "306 4658 278 6593 310 2834 338"),
+    (
+        "Simply put, the theory of relativity states that ",
+        "3439 17632 1925 29892 278 6368 310 14215 537 5922 393 29871",
+    ),
+    (
+        "A brief message congratulating the team on the launch:\n\n        Hi everyone,\n\n"
+        "        I just ",
+        "319 11473 2643 378 629 271 18099 278 3815 373 278 6826 29901 13 13 4706 6324 14332 29892 "
+        "13 13 4706 306 925 29871",
+    ),
+    (
+        "Translate English to French:\n\n        sea otter => loutre de mer\n        "
+        "peppermint => menthe poivrée\n        plush girafe => girafe peluche\n        cheese =>",
+        "4103 9632 4223 304 5176 29901 13 13 4706 7205 4932 357 1149 301 449 276 316 2778 13 4706 "
+        "1236 407 837 524 1149 6042 354 772 440 29878 1318 13 4706 715 1878 330 3055 1725 1149 330 "
+        "3055 1725 4639 28754 13 4706 923 968 1149",
+    ),
+]
+
+
+@pytest.fixture(scope="session")
+def llama2(starter):
+    return load_tokenizer(starter / "llama2_tokenizer.bin")
+
+
+@pytest.mark.parametrize(("text", "tokens"), KNOWN)
+def test_known_texts_have_known_tokens(llama2, text, tokens):
+    tokens = [int(token) for token in tokens.split()]
+    assert llama2.encode(text) == tokens
+    assert llama2.decode(tokens) == text
+    assert llama2.decode([1, *tokens, 2]) == text
+
+
+@pytest.mark.parametrize("name", ["llama2_tokenizer.bin", "tok512.bin"])
+def test_shakespeare_survives_encoding(starter, name):
+    text = (starter / "tinyshakespeare.txt").read_text(encoding="utf-8")
+    tokenizer = load_tokenizer(starter / name)
+    tokens = tokenizer.encode(text)
+    assert len(tokens) == {"llama2_tokenizer.bin": 368633, "tok512.bin": 693363}[name]
+    assert tokenizer.decode(tokens) == text
+    for start in range(0, 100_000, 10_000):
+        excerpt = text[start : start + 150]
+        assert tokenizer.encode(excerpt) == plain_encode(tokenizer, excerpt)
+
+
+def plain_encode(tokenizer: LlamaTokenizer, text: str) -> list[int]:
+    """What llama2.c's run.c does: look at all pairs for every merge."""
+    known = {piece: token for token, piece in enumerate(tokenizer.pieces)}
+    tokens = []
+    for character in f" {text}" if text else "":
+        piece = character.encode()
+        tokens += [known[piece]] if piece in known else [byte + 3 for byte in piece]
+    while True:
+        best_score, best_place, best_token = -1e10, None, None
+        for place, (left, right) in enumerate(pairwise(tokens)):
+            token = known.get(tokenizer.pieces[left] + tokenizer.pieces[right])
+            if token is not None and tokenizer.scores[token] > best_score:
+                best_score, best_place, best_token = tokenizer.scores[token], place, token
+        if best_place is None:
+            return tokens
+        tokens[best_place : best_place + 2] = [best_token]
+
+
+LETTERS = st.text(alphabet=" abé\n", max_size=12)
+PIECES = st.text(alphabet=" abé", min_size=1, max_size=4)
+SCORES = st.one_of(
+    st.integers(-4, 0).map(float), st.sampled_from([-1e9, -1e10, -1e11, 1.5, math.nan])
+)
+
+
+@given(texts=st.dictionaries(PIECES, SCORES, max_size=25), text=LETTERS)
+@example(texts={" ": 0, "a": 0, " a": 0, "a ": 0}, text="a a a")  # merges reach across words
+@example(texts={" ": 0, "a": 0, "aa": -1, "aaa": 0, "aaaa": 0}, text="aaaaaaaaa")
+@example(texts={"a": 0, "aé": 0}, text="aéaé")  # é is two bytes here, and these merge with nothing
+def test_any_vocabulary_encodes_as_run_c_does(texts, text):
+    tokenizer = llama(texts)
+    for _ in range(2):  # the second time from memory
+        assert tokenizer.encode(text) == plain_encode(tokenizer, text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+# The pieces of PIECES, often enough nested for long chains of merges.
+NESTED = {text: -float(len(text)) for text in (" ", "a", "b", "ab", "aa", "abab", " ab", "aab")}
+
+
+@pytest.mark.parametrize("more", [{}, {"b a": -2.0, "b ": -1.0}], ids=["words", "across"])
+@given(text=st.text(alphabet="  abbaé"))
+def test_words_are_encoded_one_by_one_only_where_that_changes_nothing(more, text):
+    tokenizer = llama(NESTED | more)
+    assert tokenizer.encode(text) == plain_encode(tokenizer, text)
+
+
+@pytest.mark.parametrize("more", [{}, {"b a": -2.0}], ids=["words", "across"])
+def test_long_words_are_no_problem(more):
+    tokenizer = llama(NESTED | more)
+    assert len(tokenizer.encode("ab" * 50_000)) == 1 + 24_999 + 1  # " ab", "abab" ..., "ab"
+
+
+def test_an_unknown_character_is_spelled_in_bytes():
+    assert LLAMA.encode("a😀") == [264, *(byte + 3 for byte in "😀".encode())]
+    assert LLAMA.encode("\x00") == [259, 3]
+
+
+def test_a_character_in_bytes_is_streamed_as_one():
+    pieces = LLAMA.stream([264, *(byte + 3 for byte in "😀é".encode()), 264])
+    assert list(pieces) == ["a", "😀", "é", " a"]
+
+
+def test_only_the_blank_in_front_of_a_text_is_dropped():
+    a, blanks = 264, 266  # " a" and "  "
+    assert LLAMA.pieces[a : blanks + 1 : 2] == [b" a", b"  "]
+    assert LLAMA.decode([a, a]) == "a a"
+    assert LLAMA.decode([blanks, a]) == "  a"
+    assert LLAMA.decode([1, a, a]) == "a a"
+    assert LLAMA.decode([a, 2, 1, a, 2, a]) == "aa a"
+    assert list(LLAMA.stream([a, a], previous=a)) == [" a", " a"]
+    assert list(LLAMA.stream([a, a], previous=1)) == ["a", " a"]
+    assert list(LLAMA.stream([a, a], previous=2)) == [" a", " a"]
+
+
+def test_begin_and_end_are_no_text():
+    assert (LLAMA.begin, LLAMA.ends) == (1, {1, 2})
+    assert LLAMA.decode([1, 2, 1]) == ""
+    first, second = (byte + 3 for byte in "é".encode())
+    assert LLAMA.decode([first, 2, second]) == "\ufffd\ufffd"  # no character has an end inside
+
+
+# Training
 
 
 def naive_bpe(text: str, num_merges: int) -> dict[bytes, int]:
@@ -188,5 +458,5 @@ def test_training_takes_several_texts():
 
 
 def test_the_file_has_a_line_of_base64_and_rank_per_token():
-    lines = train_bpe("ab ab", 1).to_text().splitlines()
-    assert (lines[0], lines[97], lines[256]) == ("AA== 0", "YQ== 97", "YWI= 256")
+    lines = train_bpe("ab ab", 1).to_bytes().splitlines()
+    assert (lines[0], lines[97], lines[256]) == (b"AA== 0", b"YQ== 97", b"YWI= 256")

@@ -1,6 +1,7 @@
 """The trainer as its user meets it: it learns, it resumes to the bit, it speaks to a person."""
 
 import csv
+import functools
 import os
 import shutil
 import signal
@@ -11,20 +12,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import gpt2_train
+import gpt2
+import llama2
+import train
 from checkpoint import read_meta, save_checkpoint
 from dataloader import write_shard
+from formats import llama2_c
 from gpt2 import GPT2Config
+from llama2 import Llama2Config
 
 ROOT = Path(__file__).resolve().parents[1]
 # A model and a batch so small that a step takes milliseconds.
 SMALL = ["--preset", "nano", "--batch-size", 4, "--seq-len", 16]
 NANO = GPT2Config(seq_len=32, num_layers=2, num_heads=2, channels=32)
+LLAMA_NANO = Llama2Config(seq_len=32, num_layers=2, num_heads=4, num_kv_heads=2, dim=32)
 
 
 @pytest.fixture(autouse=True)
 def nano(monkeypatch):
-    monkeypatch.setitem(gpt2_train.PRESETS, "nano", NANO)
+    monkeypatch.setitem(gpt2.PRESETS, "nano", NANO)
+    monkeypatch.setitem(llama2.PRESETS, "nano", LLAMA_NANO)
 
 
 @pytest.fixture
@@ -44,10 +51,11 @@ def losses(folder):
     return [[row[name] for name in same] for row in rows(folder)]
 
 
-def test_it_learns_and_leaves_what_it_promises(program, small, corpus, tmp_path):
+@pytest.mark.parametrize("trainer", ["gpt2_train", "llama2_train"])
+def test_it_learns_and_leaves_what_it_promises(program, small, corpus, tmp_path, trainer):
     arguments = ["--batch-size", 16, "--seq-len", 32, "--warmup", 5, "--lr", 1e-2]
     arguments += ["--steps", 150, "--val-every", 50]
-    status, out, err = program("gpt2_train", *small, *arguments)
+    status, out, err = program(trainer, *small, *arguments)
     assert (status, err) == (0, "")
     log = rows(tmp_path / "run")
     assert [int(row["step"]) for row in log] == list(range(1, 151))
@@ -86,10 +94,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(program, corpus,
     assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
 
 
-def start(*arguments):
+def start(*arguments, trainer="gpt2_train.py"):
     """The trainer in a process of its own; on one thread, which a busy machine slows down least."""
     return subprocess.Popen(
-        [sys.executable, "gpt2_train.py", *map(str, arguments)],
+        [sys.executable, trainer, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -110,25 +118,34 @@ def send_at_step(process, step, number):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no signals to send")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_a_run_that_was_stopped_resumes_to_the_bit(corpus, tmp_path, name):
+@pytest.mark.parametrize(
+    ("trainer", "name"),
+    [
+        ("gpt2_train.py", "SIGINT"),
+        ("gpt2_train.py", "SIGTERM"),
+        ("gpt2_train.py", "SIGKILL"),
+        ("llama2_train.py", "SIGTERM"),
+    ],
+)
+def test_a_run_that_was_stopped_resumes_to_the_bit(corpus, tmp_path, trainer, name):
     """Through epochs, accumulated batches and validations; its samples are the same too."""
     settings = ["--data", corpus, "--batch-size", 4, "--seq-len", 16, "--grad-accum", 2]
     settings += ["--steps", 40, "--val-every", 7, "--sample-every", 40, "--save-every", 8]
-    whole = start(*settings, "--out", tmp_path / "whole").communicate(timeout=60)[0]
+    start_it = functools.partial(start, trainer=trainer)
+    whole = start_it(*settings, "--out", tmp_path / "whole").communicate(timeout=60)[0]
 
     run = tmp_path / "run"
-    status, err = send_at_step(start(*settings, "--out", run), 19, getattr(signal, name))
+    status, err = send_at_step(start_it(*settings, "--out", run), 19, getattr(signal, name))
     done = read_meta(run / "checkpoint.npz")["step"]
     if name == "SIGKILL":
         assert done % 8 == 0
     else:
         assert status == 130
         assert f"step {done}, which is saved" in err
-        assert f"--resume {run}" in err
+        assert f"{trainer} --resume {run}" in err
     assert 16 <= done < 40
 
-    resumed, err = start("--resume", run).communicate(timeout=60)
+    resumed, err = start_it("--resume", run).communicate(timeout=60)
     assert err == ""
     assert losses(run) == losses(tmp_path / "whole")
     assert [int(row["step"]) for row in rows(run)] == list(range(1, 41))
@@ -152,10 +169,56 @@ def test_fine_tuning_starts_from_the_weights_of_a_run(program, small, corpus, tm
     assert first < float(before[0]["train_loss"]) - 0.5
 
 
+def test_fine_tuning_a_real_model(program, starter, tmp_path):
+    """stories260K on Shakespeare: the loss falls, and half-way it can be stopped and resumed."""
+    text = (starter / "tinyshakespeare.txt").read_text(encoding="utf-8")[:60_000]
+    (tmp_path / "shakespeare.txt").write_text(text, encoding="utf-8")
+    arguments = ["--tokenizer", starter / "tok512.bin", "--out", tmp_path / "corpus"]
+    status, out, _ = program("dev.data.textfile", tmp_path / "shakespeare.txt", *arguments)
+    assert status == 0
+    assert "vocabulary of 512" in out
+
+    arguments = ["--init-from", starter / "stories260K.bin", "--data", tmp_path / "corpus"]
+    arguments += ["--batch-size", 4, "--seq-len", 64, "--steps", 200, "--lr", 1e-3]
+    arguments += ["--prompt", "First Citizen:", "--sample-every", 200, "--save-every", 70]
+    arguments += ["--val-every", 20, "--val-batches", 5]
+    assert program("llama2_train", *arguments, "--out", tmp_path / "whole")[0] == 0
+    validated = [float(row["val_loss"]) for row in rows(tmp_path / "whole") if row["val_loss"]]
+    first = float(rows(tmp_path / "whole")[0]["train_loss"])
+    assert first < np.log(512)  # it is no stranger to English
+    assert validated[-1] < validated[0] < first
+    assert validated[-1] < first - 0.5
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "save_checkpoint", keep_copies)
+        program("llama2_train", *arguments, "--out", tmp_path / "run")
+    assert program("llama2_train", "--resume", tmp_path / "run" / "step70.npz")[0] == 0
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert program("sample", tmp_path / "run", "--prompt", "First", "--max-tokens", 9)[0] == 0
+
+
+def test_the_other_models_trainer_is_named(program, small, tmp_path):
+    program("gpt2_train", *small, "--steps", 1)
+    status, _, err = program("llama2_train", "--resume", tmp_path / "run")
+    assert status == 2
+    assert "holds a GPT-2; use gpt2_train.py" in err
+
+
+def test_a_model_whose_vocabulary_is_not_known(program, corpus, tmp_path):
+    """A llama2.c file says how many tokens it has, and not which."""
+    config = Llama2Config(dim=32, num_layers=1, num_heads=2, vocab_size=99, seq_len=16)
+    path = tmp_path / "model.bin"
+    llama2_c.write(path, vars(config), dict(llama2.Llama2(config).params), version=0)
+    status, _, err = program("llama2_train", "--init-from", path, "--data", corpus)
+    assert status == 2
+    assert "vocabulary of 357 tokens" in err
+    assert "one of 99" in err
+
+
 def test_without_names_the_newest_corpus_and_a_free_folder_are_taken(
     program, corpus, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(gpt2_train, "ROOT", tmp_path)
+    monkeypatch.setattr(train, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     for age, name in enumerate(("new", "old")):
         shutil.copytree(corpus, tmp_path / "data" / name)
@@ -169,7 +232,7 @@ def test_without_names_the_newest_corpus_and_a_free_folder_are_taken(
 
 
 def test_without_a_corpus_the_default_one_is_made(program, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpt2_train, "ROOT", tmp_path)
+    monkeypatch.setattr(train, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert program("gpt2_train", *SMALL, "--steps", 1)[0] == 0
     assert (tmp_path / "data" / "pydocs" / "train_000000.bin").is_file()
@@ -187,7 +250,7 @@ def test_the_memory_is_told_exactly(program, small, tmp_path):
     status, out, _ = program("gpt2_train", *small, "--steps", 1)
     assert status == 0
     meta = read_meta(tmp_path / "run" / "checkpoint.npz")
-    model = gpt2_train.GPT2(GPT2Config(**meta["config"]), 4, 16)
+    model = gpt2.GPT2(GPT2Config(**meta["config"]), 4, 16)
     total = 4 * model.params.flat.nbytes + model.acts.flat.nbytes
     assert f"memory: {total / 2**20:,.1f} MiB" in out
 
@@ -197,7 +260,7 @@ def test_an_earlier_copy_of_the_checkpoint_can_be_resumed(program, small, tmp_pa
     program("gpt2_train", *small, "--steps", 6, "--save-every", 1, "--lr", 1e-2, "--warmup", 0)
     whole = losses(run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpt2_train, "save_checkpoint", keep_copies)
+        patch.setattr(train, "save_checkpoint", keep_copies)
         arguments = [*small[:-1], tmp_path / "again", "--steps", 6, "--save-every", 3]
         program("gpt2_train", *arguments, "--lr", 1e-2, "--warmup", 0)
     assert program("gpt2_train", "--resume", tmp_path / "again" / "step3.npz")[0] == 0
@@ -410,5 +473,5 @@ def test_help_is_a_page_for_a_person(program):
     assert status == 0
     for group in ("the model", "the data", "the optimiser", "the run"):
         assert f"{group}:" in out
-    for action in gpt2_train.make_parser()._actions:
+    for action in train.make_parser("gpt2")._actions:
         assert action.help, action.dest

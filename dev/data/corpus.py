@@ -1,8 +1,9 @@
 """What the scripts in this folder share: from documents to the files that training reads.
 
-A corpus is a folder of train_000000.bin, val_000000.bin (and further shards) and the vocabulary
-they were encoded with, tokenizer.tiktoken. In front of each document stands an end-of-text token,
-as in llm.c's corpora, so that a model knows where a text begins and can be asked to begin one.
+A corpus is a folder of train_000000.bin, val_000000.bin (and further shards) and the tokenizer they
+were encoded with, tokenizer.tiktoken or tokenizer.bin. In front of each document stands the token
+that begins a text, as in llm.c's and llama2.c's corpora, so that a model knows where a text begins
+and can be asked to begin one.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from dataloader import write_shard
 from dev.download import download
 from errors import UserError
-from tokenizer import Tokenizer, load_tokenizer, train_bpe
+from tokenizer import BytePairTokenizer, LlamaTokenizer, Tokenizer, load_tokenizer, train_bpe
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SHARD_TOKENS = 100_000_000
@@ -28,8 +29,8 @@ def add_options(parser: argparse.ArgumentParser, tokenizer: str, out: Path | Non
     parser.add_argument(
         "--tokenizer",
         default=tokenizer,
-        help="gpt2, bytes, a .tiktoken file, or bpe:N to train N merges on the training split "
-        "(default: %(default)s)",
+        help="gpt2, bytes, a .tiktoken, tokenizer.bin or .model file, or bpe:N to train N merges "
+        "on the training split (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
@@ -56,22 +57,6 @@ def source_file(given: Path | None, url: str) -> Path:
     if not path.exists():
         download(url, path, "get it elsewhere and use --from FILE")
     return path
-
-
-def decode_text(data: bytes, source: Path, offset: int = 0) -> str:
-    """`data`, the bytes of `source` from `offset` on, as text with plain line ends and no BOM.
-
-    Raises:
-        UserError: it is not UTF-8.
-    """
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{source} is not UTF-8: byte {data[error.start]:#04x} at offset "
-            f"{offset + error.start} is wrong; save it as UTF-8"
-        ) from None
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
 def split_documents(documents: list[str]) -> tuple[list[str], list[str]]:
@@ -107,9 +92,10 @@ def write_corpus(train: Iterable[str], val: Iterable[str], folder: Path, tokeniz
         temporary = Path(name)
         num_train = _write_shards(train, temporary, "train", vocabulary)
         num_val = _write_shards(val, temporary, "val", vocabulary)
-        vocabulary.save(temporary / "tokenizer.tiktoken")
-        # A folder is a corpus once it has its vocabulary, which goes first and comes last.
-        patterns = ("tokenizer.tiktoken", "train_*.bin", "val_*.bin")
+        vocabulary.save(temporary / vocabulary.file_name)
+        # A folder is a corpus once it has its tokenizer, which goes first and comes last.
+        tokenizers = (BytePairTokenizer.file_name, LlamaTokenizer.file_name)
+        patterns = (*tokenizers, "train_*.bin", "val_*.bin")
         for pattern in patterns:
             for old in folder.glob(pattern):
                 old.unlink()
@@ -151,7 +137,7 @@ def _write_shards(documents: Iterable[str], folder: Path, name: str, tokenizer: 
     for document in tqdm(documents, desc=name, unit=" documents", disable=None, leave=False):
         if not document.strip():
             continue
-        tokens.append(tokenizer.end_of_text)
+        tokens.append(tokenizer.begin)
         tokens.extend(tokenizer.encode(document))
         while len(tokens) > SHARD_TOKENS:
             write_shard(folder / f"{name}_{shards:06d}.bin", tokens[:SHARD_TOKENS])

@@ -6,8 +6,9 @@ Each file is a document. One in ten is for validation; of fewer than ten, the la
 import argparse
 from pathlib import Path
 
-from dev.data.corpus import DATA, add_options, decode_text, split_documents, write_corpus
+from dev.data.corpus import DATA, add_options, split_documents, write_corpus
 from errors import UserError, run_program
+from files import decode_text
 
 
 def read_documents(paths: list[Path]) -> list[str]:

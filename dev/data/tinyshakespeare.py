@@ -1,14 +1,15 @@
 """Prepare tinyshakespeare: one megabyte of Shakespeare's plays.
 
-Each speech is a document, as in llm.c: an end-of-text token then comes often enough in so small a
-corpus that a model learns to begin from one. The last tenth of the plays is for validation.
+Each speech is a document, as in llm.c: the token that begins a text then comes often enough in so
+small a corpus that a model learns to begin from it. The last tenth of the plays is for validation.
 """
 
 import argparse
 from pathlib import Path
 
-from dev.data.corpus import DATA, add_options, decode_text, source_file, write_corpus
+from dev.data.corpus import DATA, add_options, source_file, write_corpus
 from errors import run_program
+from files import decode_text
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 

@@ -15,7 +15,8 @@ from dev import download_starter_pack
 from dev.data import corpus, pydocs, textfile, tinyshakespeare, tinystories
 from dev.download import download
 from errors import RunError, UserError
-from tokenizer import Tokenizer, load_tokenizer
+from files import decode_text
+from tokenizer import BytePairTokenizer, find_tokenizer, load_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +43,10 @@ def read_tokens(path: Path) -> list[int]:
 
 def read_documents(folder: Path, split: str) -> list[str]:
     """The documents of one split, back from its tokens."""
-    tokenizer = Tokenizer.load(folder / "tokenizer.tiktoken")
+    tokenizer = load_tokenizer(find_tokenizer(folder))
     tokens = [t for path in sorted(folder.glob(f"{split}_*.bin")) for t in read_tokens(path)]
-    assert tokens[0] == tokenizer.end_of_text
-    bounds = [i for i, t in enumerate(tokens) if t == tokenizer.end_of_text] + [len(tokens)]
+    assert tokens[0] == tokenizer.begin
+    bounds = [i for i, t in enumerate(tokens) if t == tokenizer.begin] + [len(tokens)]
     return [tokenizer.decode(tokens[start + 1 : end]) for start, end in pairwise(bounds)]
 
 
@@ -86,8 +87,41 @@ def test_a_failure_leaves_the_corpus_that_was_there(tmp_path):
 def test_the_vocabulary_is_trained_on_the_training_split_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "BPE_CHARACTERS", 4)
     corpus.write_corpus(["ab", "ab", "cd" * 9, "ef" * 99], ["ghghgh"], tmp_path, "bpe:9")
-    ranks = Tokenizer.load(tmp_path / "tokenizer.tiktoken").ranks
+    ranks = load_tokenizer(tmp_path / "tokenizer.tiktoken").ranks
     assert list(ranks)[256:] == [b"ab"]
+
+
+def test_a_corpus_of_llamas_kind_begins_every_document_with_s(tmp_path, starter):
+    source, folder = starter / "tok512.bin", tmp_path / "out"
+    corpus.write_corpus(["Once.", " two  blanks “é” 😀\n"], ["three"], folder, str(source))
+    assert (folder / "tokenizer.bin").read_bytes() == source.read_bytes()
+    llama = load_tokenizer(source)
+    tokens = [1, *llama.encode("Once."), 1, *llama.encode(" two  blanks “é” 😀\n")]
+    assert read_tokens(folder / "train_000000.bin") == tokens
+    assert read_documents(folder, "train") == ["Once.", " two  blanks “é” 😀\n"]
+    assert read_documents(folder, "val") == ["three"]
+
+
+def test_a_corpus_has_one_tokenizer(tmp_path, starter):
+    ours = tmp_path / "tokenizer.model"  # somebody's own file, which is not the corpus's
+    ours.write_bytes(b"precious")
+    names = {"bytes": "tokenizer.tiktoken", str(starter / "tok512.bin"): "tokenizer.bin"}
+    for tokenizer, name in [*names.items(), *reversed(names.items())]:
+        corpus.write_corpus(["abc"], ["d"], tmp_path, tokenizer)
+        assert find_tokenizer(tmp_path) == tmp_path / name
+        assert {path.name for path in tmp_path.iterdir()} == {
+            name,
+            ours.name,
+            "train_000000.bin",
+            "val_000000.bin",
+        }
+    assert ours.read_bytes() == b"precious"
+
+
+def test_a_corpus_can_be_made_again_with_its_own_tokenizer(tmp_path, starter):
+    corpus.write_corpus(["abc"], ["d"], tmp_path, str(starter / "tok512.bin"))
+    corpus.write_corpus(["efg"], ["h"], tmp_path, str(tmp_path / "tokenizer.bin"))
+    assert read_documents(tmp_path, "train") == ["efg"]
 
 
 @pytest.mark.parametrize("name", ["bpe:", "bpe:x", "bpe:-1", "bpe:65280"])
@@ -99,7 +133,7 @@ def test_a_senseless_number_of_merges_is_refused(tmp_path, name):
 def test_a_vocabulary_too_large_for_16_bits_is_refused(tmp_path):
     singles = {bytes([byte]): byte for byte in range(256)}
     pairs = {bytes([a, b]): 256 * (a + 1) + b for a in range(256) for b in range(256)}
-    Tokenizer(singles | pairs).save(tmp_path / "large.tiktoken")
+    BytePairTokenizer(singles | pairs).save(tmp_path / "large.tiktoken")
     with pytest.raises(UserError, match=r"large\.tiktoken has 65,793 tokens"):
         corpus.write_corpus(["a"], ["b"], tmp_path / "out", str(tmp_path / "large.tiktoken"))
 
@@ -144,7 +178,7 @@ def test_tinyshakespeare_is_cut_into_speeches(tmp_path, monkeypatch, starter):
     assert train[0].startswith("First Citizen:\nBefore we proceed")
     assert "".join(train + val).strip() == source.read_text(encoding="utf-8").strip()
     assert len(val) == pytest.approx(0.1 * len(train + val), abs=1)
-    assert Tokenizer.load(tmp_path / "tokenizer.tiktoken").ranks == load_tokenizer("gpt2").ranks
+    assert load_tokenizer(tmp_path / "tokenizer.tiktoken").ranks == load_tokenizer("gpt2").ranks
 
 
 def test_tinystories_reads_stories_across_blocks(tmp_path, monkeypatch):
@@ -196,6 +230,12 @@ def test_textfile_takes_files_and_folders(tmp_path, monkeypatch):
     assert read_documents(tmp_path / "data" / "notes", "val") == ["y", ";"]
 
 
+def test_text_is_decoded_the_same_way_everywhere(tmp_path):
+    assert decode_text("\ufeffé\r\n\n\ufeff".encode(), tmp_path) == "é\n\n\ufeff"
+    with pytest.raises(UserError, match=r"f\.txt is not UTF-8: byte 0xff at offset 12 is wrong;"):
+        decode_text(b"ab\xff", tmp_path / "f.txt", offset=10)
+
+
 def test_textfile_refuses_what_it_cannot_read(tmp_path):
     path = tmp_path / "letter.txt"
     path.write_bytes(b"caf\xe9")
@@ -206,6 +246,22 @@ def test_textfile_refuses_what_it_cannot_read(tmp_path):
         textfile.read_documents([path])
     with pytest.raises(UserError, match=r"there is no file or folder .*nowhere"):
         textfile.read_documents([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize("module", [pydocs, textfile, tinyshakespeare, tinystories])
+def test_the_help_tells_what_tokenizers_there_are(monkeypatch, capsys, module):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, module, "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "gpt2, bytes, a .tiktoken, tokenizer.bin or .model file, or bpe:N" in text
+
+
+def test_tinystories_has_a_small_vocabulary_and_says_why(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, tinystories, "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: bpe:4096)" in text
+    assert "most of a small model" in text
 
 
 @pytest.mark.parametrize("module", [tinyshakespeare, tinystories])

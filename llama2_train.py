@@ -1,0 +1,20 @@
+"""Train a Llama 2.
+
+    python llama2_train.py                      a small model on Python's documentation, in minutes
+    python llama2_train.py --resume runs/tiny   go on after an interruption
+    python llama2_train.py --preset stories15M --data tinystories --batch-size 16
+    python llama2_train.py --init-from stories15M.bin --data my_stories --lr 1e-4
+
+The model is in llama2.py, the loop in train.py.
+"""
+
+import train
+from errors import run_program
+
+
+def main() -> None:
+    train.main("llama2")
+
+
+if __name__ == "__main__":
+    run_program(main)

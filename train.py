@@ -1,0 +1,489 @@
+"""Train a model: what gpt2_train.py and llama2_train.py have in common, which is nearly everything.
+
+`main` puts a run together, and `train` is the loop.
+"""
+
+import argparse
+import itertools
+import math
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from adam import AdamW, cosine_schedule
+from checkpoint import CHECKPOINT, load_arrays, read_meta, save_checkpoint
+from dataloader import DataLoader
+from dev.data import pydocs
+from errors import RunError, UserError, at_least
+from load import FAMILIES, Source, open_model
+from model import Model
+from report import Log, check_memory, command, draw_memory_map, matmul_peak
+from sample import generate
+from tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+
+ROOT = Path(__file__).resolve().parent
+NOT_SAVED = ("out", "resume", "init_from", "memory_map")
+
+
+def main(kind: str) -> None:
+    """Train a model of one of the `FAMILIES`, as the command line says."""
+    family = FAMILIES[kind]
+    args, source = read_arguments(kind)
+    folder = find_corpus(args.data)
+    tokenizer = load_tokenizer(find_tokenizer(folder))
+
+    # The model's numbers: those of the run or checkpoint to go on with, else the preset's.
+    if source:
+        config = source.config
+        check_vocabulary(source, tokenizer, folder)
+    else:
+        config = replace(family.presets[args.preset], vocab_size=tokenizer.vocab_size)
+    B, T = args.batch_size, args.seq_len or min(config.seq_len, 256)
+
+    # The tables of shapes tell what will be allocated, to the byte.
+    params, acts = config.param_shapes(), config.act_shapes(B, T)
+    _, channels = params["wte"]
+    args.lr = 0.4 / channels if args.lr is None else args.lr
+    if args.min_lr > args.lr:
+        raise UserError(f"--min-lr {args.min_lr} is above --lr {args.lr}; lower it")
+    if len(tokenizer.encode_prompt(args.prompt)) > T:
+        raise UserError(f"--prompt has more tokens than the {T} that the model sees; shorten it")
+    buffers = {
+        "parameters": params,
+        "gradients": params,
+        "Adam's m": params,
+        "Adam's v": params,
+        "activations": acts,
+    }
+    if args.memory_map:
+        draw_memory_map(buffers, args.memory_map)
+        print(f"wrote {args.memory_map}")
+        return
+    check_memory(buffers, "lower --batch-size or --seq-len, or choose a smaller --preset")
+
+    shards = {"vocab_size": config.vocab_size, "seed": args.seed}
+    model = family.model(config, B, T, seed=None if source else args.seed)
+    run = Run(
+        kind=kind,
+        args=args,
+        corpus=folder,
+        tokenizer=tokenizer,
+        model=model,
+        optimizer=AdamW(
+            model.params,
+            model.grads,
+            betas=(args.beta1, args.beta2),
+            weight_decay=args.weight_decay,
+        ),
+        batches=DataLoader(folder / "train_*.bin", B, T, **shards),
+        val_batches=DataLoader(folder / "val_*.bin", B, T, shuffle=False, **shards),
+        rng=np.random.default_rng(args.seed),
+        positions=max(T, source.positions if source else 0),
+    )
+    if args.resume:
+        run.restore(source.path)
+    elif source:
+        source.fill(model.params)
+    try:
+        train(run)
+    except BrokenPipeError:  # nobody reads our output any more
+        if run.step > run.saved_step:
+            run.save()
+        raise
+
+
+def train(run: "Run") -> None:
+    """Train until `--steps`, an interruption, or a loss that is no number.
+
+    Raises:
+        RunError: the loss or the gradients are not finite; the last checkpoint stays.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came; the step was finished and saved.
+    """
+    args, model = run.args, run.model
+    tokens_per_step = args.grad_accum * model.batch_size * model.seq_len
+    gflop_per_step = (
+        args.grad_accum * model.config.step_flops(model.batch_size, model.seq_len) / 1e9
+    )
+    peak = matmul_peak()
+    print(f"{model.params.flat.size:,} parameters on {run.corpus}; the run is in {args.out}")
+    print(f"this machine multiplies matrices at {peak:.0f} GFLOP/s", flush=True)
+
+    log = Log(args.out / "log.csv", run.step)
+    stop = StopRequest()
+    while run.step < args.steps:
+        begin = time.perf_counter()
+        lr = cosine_schedule(run.step, args.lr, args.min_lr, args.warmup, args.steps)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # the loss will show it
+                loss, norm = take_step(run, lr)
+        except RunError as error:
+            raise diverged(run, f"step {run.step + 1}: {error}") from error
+        seconds = time.perf_counter() - begin
+        run.step += 1
+        speed = gflop_per_step / seconds
+        print(
+            f"step {run.step:>4}/{args.steps}  loss {loss:.4f}  norm {norm:.2f}  lr {lr:.2e}  "
+            f"{1e3 * seconds:.0f} ms  {tokens_per_step / seconds:,.0f} tokens/s  "
+            f"{speed:.0f} GFLOP/s ({speed / peak:.0%} of peak)",
+            flush=True,
+        )
+
+        last = run.step == args.steps
+        saving = last or stop.requested or run.step % args.save_every == 0
+        validating = last or run.step % args.val_every == 0
+        # The loss above was that before the update: what is saved has to be seen to work.
+        seen = run.validate(args.val_batches if validating else 1) if saving or validating else loss
+        if not math.isfinite(seen):
+            raise diverged(run, f"step {run.step}: the validation loss is {seen}")
+        if validating:
+            print(f"step {run.step:>4}/{args.steps}  validation loss {seen:.4f}", flush=True)
+        log.write(
+            run.step,
+            loss,
+            seen if validating else None,
+            norm,
+            lr,
+            1e3 * seconds,
+            tokens_per_step / seconds,
+        )
+        if last or run.step % args.sample_every == 0:
+            print(f"--- a sample ---\n{run.speak()}\n----------------", flush=True)
+        if saving:
+            run.save()
+            log.draw(args.out / "loss.png", f"{args.preset} on {run.corpus.name}")
+        if saving and stop.requested and not last:
+            raise KeyboardInterrupt(
+                f"stopped after step {run.step}, which is saved; "
+                f"go on with: {command(f'{run.kind}_train.py', '--resume', args.out)}"
+            )
+
+    print(f"wrote {args.out / CHECKPOINT}, {log.path} and {args.out / 'loss.png'}")
+    print(f"let it speak: {command('sample.py', args.out, '--prompt', args.prompt)}")
+
+
+def diverged(run: "Run", what: str) -> RunError:
+    """The error that ends a run whose numbers have become infinite."""
+    kept = f"{run.args.out} has step {run.saved_step}" if run.saved_step else "nothing is saved yet"
+    return RunError(f"{what}, so training has stopped; {kept}; try a lower --lr")
+
+
+def take_step(run: "Run", lr: float) -> tuple[float, float]:
+    """One step of the optimiser, on the mean of `--grad-accum` batches.
+
+    Returns:
+        The loss before the step, and the norm of its gradient.
+
+    Raises:
+        RunError: one of them is not finite; the parameters are unchanged.
+    """
+    n = run.args.grad_accum
+    loss = 0.0
+    run.model.zero_grad()
+    for _ in range(n):
+        tokens, targets = run.batches.next_batch()
+        loss += run.model.forward(tokens, targets) / n
+        run.model.backward(1 / n)
+    if not math.isfinite(loss):
+        raise RunError(f"the loss is {loss}")
+    return loss, run.optimizer.step(lr, max_norm=run.args.clip or math.inf)
+
+
+@dataclass
+class Run:
+    """All that a run consists of, and all that has to be saved of it."""
+
+    kind: str
+    args: argparse.Namespace
+    corpus: Path
+    tokenizer: Tokenizer
+    model: Model
+    optimizer: AdamW
+    batches: DataLoader
+    val_batches: DataLoader
+    rng: np.random.Generator  # of the samples
+    positions: int  # that any run has trained, of those the model has
+    step: int = 0
+    saved_step: int = 0
+
+    def validate(self, most: int) -> float:
+        """The mean loss over the first batches of the validation split, at most so many."""
+        self.val_batches.reset()
+        count = min(most, len(self.val_batches))
+        with np.errstate(over="ignore", invalid="ignore"):
+            losses = [self.model.forward(*self.val_batches.next_batch()) for _ in range(count)]
+        return sum(losses) / count
+
+    def speak(self) -> str:
+        """How the model continues `--prompt`."""
+        settings = {"temperature": 0.8, "top_p": 0.9, "rng": self.rng}
+        prompt = self.args.prompt
+        return prompt + "".join(generate(self.model, self.tokenizer, prompt, 64, **settings))
+
+    def save(self) -> None:
+        """Write the checkpoint: what `restore` needs to go on as if nothing had happened."""
+        settings = {name: value for name, value in vars(self.args).items() if name not in NOT_SAVED}
+        meta = {
+            "model": self.kind,
+            "config": asdict(self.model.config),
+            "positions": self.positions,
+            "step": self.step,
+            "loader": self.batches.state(),
+            "rng": self.rng.bit_generator.state,
+            "settings": settings | {"data": str(self.corpus.resolve())},
+            # JSON holds text, and latin-1 has a character for every byte.
+            "tokenizer": self.tokenizer.to_bytes().decode("latin-1"),
+        }
+        save_checkpoint(self.args.out / CHECKPOINT, meta, self._arrays())
+        self.saved_step = self.step
+
+    def restore(self, path: Path) -> None:
+        """Go to where the run was when the checkpoint was saved."""
+        meta = read_meta(path)
+        load_arrays(path, self._arrays())
+        self.step = self.saved_step = self.optimizer.num_steps = meta["step"]
+        self.batches.restore(meta["loader"])
+        self.rng.bit_generator.state = meta["rng"]
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        optimizer = self.optimizer
+        return {"params": self.model.params.flat, "m": optimizer.m.flat, "v": optimizer.v.flat}
+
+
+class StopRequest:
+    """Ctrl-C, SIGTERM or a closed terminal asks to stop after the step; a second one, at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+        self._signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        for number in self._signals:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.requested = True
+        for each in self._signals:
+            signal.signal(each, signal.default_int_handler)
+        print("finishing this step; once more to stop at once, without saving", file=sys.stderr)
+
+
+def read_arguments(kind: str) -> tuple[argparse.Namespace, Source | None]:
+    """The settings, and the model to start from, if one was named.
+
+    Raises:
+        UserError: settings contradict each other, or name what is not there.
+    """
+    family, parser = FAMILIES[kind], make_parser(kind)
+    args, source = parser.parse_args(), None
+    origin = args.resume or args.init_from
+    if origin:
+        if args.preset:
+            raise UserError(f"the model is the one in {origin}; leave out --preset")
+        source = open_model(origin)
+        if source.kind != kind:
+            raise UserError(
+                f"{origin} holds a {FAMILIES[source.kind].title}; use {source.kind}_train.py"
+            )
+    if args.resume:
+        if args.init_from or args.out:
+            raise UserError("--resume goes on with a run; leave out --init-from and --out")
+        meta = read_meta(source.path)
+        # The run's settings take the place of the defaults; what is given here precedes both.
+        parser.set_defaults(**meta["settings"])
+        args = parser.parse_args()
+        args.out = source.path.parent
+        if args.steps <= meta["step"]:
+            raise UserError(
+                f"{args.resume} has done its {meta['step']} steps; give a higher --steps to go on"
+            )
+        return args, source
+
+    args.preset = source.name if source else args.preset or "tiny"
+    if not source and args.preset not in family.presets:
+        known = ", ".join(family.presets)
+        raise UserError(f"there is no preset {args.preset!r}; choose from {known}")
+    if args.warmup is None:
+        args.warmup = args.steps // 10
+    if not args.out:
+        suffixes = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+        folders = (Path("runs", args.preset + suffix) for suffix in suffixes)
+        args.out = next(folder for folder in folders if not folder.exists())
+    elif args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file; name a folder for the run")
+    elif (args.out / CHECKPOINT).exists():
+        raise UserError(
+            f"{args.out} holds a run already; go on with it by --resume {args.out}, or choose "
+            "another --out"
+        )
+    return args, source
+
+
+def check_vocabulary(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
+    """Refuse a corpus in another vocabulary than the model's."""
+    own = source.tokenizer
+    if own and own.to_bytes() != tokenizer.to_bytes():
+        raise UserError(
+            f"{folder} has another vocabulary than {source.path} was trained with; prepare it "
+            "again with that --tokenizer"
+        )
+    if source.config.vocab_size != tokenizer.vocab_size:
+        raise UserError(
+            f"{folder} has a vocabulary of {tokenizer.vocab_size:,} tokens, and {source.path} one "
+            f"of {source.config.vocab_size:,}; prepare it again with that model's --tokenizer"
+        )
+
+
+def find_corpus(name: str | None) -> Path:
+    """The folder of a corpus: the one named, else the one made last, else pydocs, made now.
+
+    Raises:
+        UserError: there is no corpus of that name.
+    """
+    if name:
+        for folder in (Path(name), ROOT / "data" / name):
+            if find_tokenizer(folder):
+                return folder
+        raise UserError(
+            f"there is no corpus {name}, neither as a folder nor in data/; make one with a script "
+            "in dev/data, for example python dev/data/textfile.py MY.txt"
+        )
+    made = [path for folder in (ROOT / "data").glob("*") if (path := find_tokenizer(folder))]
+    if made:
+        return max(made, key=lambda path: path.stat().st_mtime).parent
+    print("no corpus is prepared: preparing Python's own documentation", flush=True)
+    folder = ROOT / "data" / "pydocs"
+    pydocs.prepare(folder)
+    return folder
+
+
+def make_parser(kind: str) -> argparse.ArgumentParser:
+    family = FAMILIES[kind]
+    parser = argparse.ArgumentParser(
+        description=f"Train a {family.title} in plain NumPy. Without arguments: a small one, on "
+        "Python's own documentation, in under three minutes on two cores.",
+    )
+    default = "(default: %(default)s)"
+
+    model = parser.add_argument_group("the model")
+    model.add_argument("--preset", help=f"{', '.join(family.presets)} (default: tiny)")
+    model.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="PATH",
+        help="fine-tune this instead: a run, a checkpoint, or a llama2.c file",
+    )
+
+    data = parser.add_argument_group("the data")
+    data.add_argument(
+        "--data",
+        metavar="NAME",
+        help="a corpus in data/, or any folder that a script in dev/data made (default: the one "
+        "made last; if there is none, pydocs is made now)",
+    )
+    data.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        default=8,
+        metavar="B",
+        help=f"sequences at once {default}",
+    )
+    data.add_argument(
+        "--seq-len",
+        type=at_least(1),
+        metavar="T",
+        help="tokens in a sequence (default: as many as the model has positions, but at most 256)",
+    )
+    data.add_argument(
+        "--grad-accum",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help=f"batches in one step {default}",
+    )
+
+    optimiser = parser.add_argument_group("the optimiser")
+    optimiser.add_argument(
+        "--steps", type=at_least(1), default=700, metavar="N", help=f"in all {default}"
+    )
+    optimiser.add_argument(
+        "--lr",
+        type=at_least(0.0),
+        help="highest learning rate (default: 0.4 / channels, since wider models need lower ones)",
+    )
+    optimiser.add_argument(
+        "--min-lr", type=at_least(0.0), default=0.0, help=f"last learning rate {default}"
+    )
+    optimiser.add_argument(
+        "--warmup",
+        type=at_least(0),
+        metavar="N",
+        help="steps up to the highest (default: a tenth of --steps)",
+    )
+    optimiser.add_argument("--weight-decay", type=at_least(0.0), default=0.1, help=default)
+    optimiser.add_argument("--beta1", type=at_least(0.0, below=1.0), default=0.9, help=default)
+    optimiser.add_argument("--beta2", type=at_least(0.0, below=1.0), default=0.99, help=default)
+    optimiser.add_argument(
+        "--clip",
+        type=at_least(0.0),
+        default=1.0,
+        help=f"largest gradient norm, 0 for any {default}",
+    )
+
+    run = parser.add_argument_group("the run")
+    run.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where checkpoint.npz, log.csv and loss.png go (default: runs/PRESET, or the next "
+        "free name like it)",
+    )
+    run.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with the run in DIR, with its settings but for those given here",
+    )
+    run.add_argument(
+        "--seed", type=at_least(0), default=0, help=f"of weights, data, samples {default}"
+    )
+    run.add_argument(
+        "--val-every",
+        type=at_least(1),
+        default=50,
+        metavar="N",
+        help=f"steps between validations {default}",
+    )
+    run.add_argument(
+        "--val-batches",
+        type=at_least(1),
+        default=20,
+        metavar="N",
+        help=f"at most, each time {default}",
+    )
+    run.add_argument(
+        "--sample-every",
+        type=at_least(1),
+        default=100,
+        metavar="N",
+        help=f"steps between samples {default}",
+    )
+    run.add_argument(
+        "--prompt", default="The", metavar="TEXT", help=f"what samples continue {default}"
+    )
+    run.add_argument(
+        "--save-every",
+        type=at_least(1),
+        default=100,
+        metavar="N",
+        help=f"steps between checkpoints {default}",
+    )
+    run.add_argument(
+        "--memory-map",
+        type=Path,
+        metavar="FILE",
+        help="draw the flat buffers to scale into this picture, and stop",
+    )
+    return parser
