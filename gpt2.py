@@ -176,7 +176,8 @@ class GPT2(Model):
         Raises:
             UserError: the tokens do not fit the buffers, or are outside the vocabulary.
         """
-        B, T = self._start_forward(tokens, targets, start)
+        every_position = padding is None and not last_only
+        B, T = self._start_forward(tokens, targets, start, every_position)
         p, a = self.params, self._views(B, T, start)
         H, V = self.config.num_heads, self.config.vocab_size
 

@@ -60,17 +60,18 @@ class Llama2Config:
     tied: bool = True
 
     def __post_init__(self) -> None:
+        for name in ("norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if not (isinstance(value, float | int) and 0 < value < math.inf):
+                raise UserError(f"{name} must be a number above 0, not {value!r}")
+        check_counts(dim=self.dim, num_heads=self.num_heads)
         # A frozen dataclass is written to in this way only.
         if self.num_kv_heads is None:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
         if self.hidden_dim is None:
             object.__setattr__(self, "hidden_dim", -(-(8 * self.dim // 3) // 32) * 32)
-        numbers = dict(vars(self))
-        for name in ("norm_eps", "rope_theta"):
-            if not numbers.pop(name) > 0:
-                raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
-        numbers.pop("tied")
-        check_counts(**numbers)
+        others = ("hidden_dim", "num_layers", "num_kv_heads", "vocab_size", "seq_len")
+        check_counts(**{name: getattr(self, name) for name in others})
         if self.dim % (2 * self.num_heads):
             raise UserError(
                 f"{self.num_heads} heads do not divide {self.dim} channels into even parts, which "
@@ -214,7 +215,8 @@ class Llama2(Model):
         Only the distance of two positions matters to rotated queries and keys, so `padding`
         concerns nothing but attention.
         """
-        B, T = self._start_forward(tokens, targets, start)
+        every_position = padding is None and not last_only
+        B, T = self._start_forward(tokens, targets, start, every_position)
         p, a = self.params, self._views(B, T, start)
         H, K = self.config.num_heads, self.config.num_kv_heads
         eps = self.config.norm_eps

@@ -70,12 +70,14 @@ class Model:
         self._accumulate = False
 
     def _start_forward(
-        self, tokens: np.ndarray, targets: np.ndarray | None, start: int
+        self, tokens: np.ndarray, targets: np.ndarray | None, start: int, every_position: bool
     ) -> tuple[int, int]:
         """Refuse what does not fit the buffers or the vocabulary; B and T of what does."""
         self._check(tokens, start)
         if targets is not None:
             self._check(targets, start)
+            if not every_position:
+                raise UserError("a loss needs the logits of every position: leave out the targets")
             if targets.shape != tokens.shape:
                 raise UserError(
                     f"targets of shape {targets.shape} do not belong to tokens of {tokens.shape}"
@@ -103,9 +105,9 @@ class Model:
     def _cut(self, B: int, T: int) -> SimpleNamespace:
         """The activations cut to a batch of B sequences of T positions; the buffers may hold more.
 
-        Rows are packed at the front of each tensor.
+        Rows are packed at the front of each tensor. What else a model sets on the result, it sets
+        anew for every pass: a sampler asks for the same cut again and again, so the last is kept.
         """
-        # A sampler asks for the same batch again and again; only the last one's cut is kept.
         if (B, T) not in self._cuts:
             shapes = self.config.act_shapes(B, T)
             views = {n: self.acts[n][tuple(map(slice, shape))] for n, shape in shapes.items()}
@@ -159,5 +161,5 @@ def check_counts(**numbers: int) -> None:
         UserError: one is not a whole number of at least 1.
     """
     for name, value in numbers.items():
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from errors import RunError, UserError, at_least, run_program
 from files import decode_text
-from layers.tiles import row_tiles, run_tiles, scratch
+from layers.tiles import row_tiles, run_tiles
 from load import open_model
 from model import Model
 from tokenizer import LlamaTokenizer, Tokenizer
@@ -92,7 +92,7 @@ class Settings:
         # Division by a temperature next to 0 would overflow, and change nothing.
         if self.temperature < 1e-6:
             return logits.argmax(axis=1)
-        chances = np.array([rng.random() for rng in rngs])
+        chances = [rng.random() for rng in rngs]
         tokens = np.empty(len(logits), np.int64)
 
         def work(rows: slice) -> None:
@@ -100,26 +100,47 @@ class Settings:
             weights -= weights.max(axis=1, keepdims=True)
             weights /= self.temperature
             np.exp(weights, out=weights)
-            self._keep_likely(weights)
-            # float64, because the weights of 50,000 tokens have to add up.
-            (sums,) = scratch(np.dtype(np.float64), weights.shape)
-            np.cumsum(weights, axis=1, out=sums)
-            for b, chance, sum_ in zip(range(len(logits))[rows], chances[rows], sums, strict=True):
-                tokens[b] = np.searchsorted(sum_, chance * sum_[-1], side="right")
+            for text in range(len(logits))[rows]:
+                self._keep_likely(logits[text])
+                tokens[text] = draw(logits[text], chances[text])
 
         run_tiles(work, row_tiles(logits))
-        return np.minimum(tokens, logits.shape[1] - 1)
+        return tokens
 
     def _keep_likely(self, weights: np.ndarray) -> None:
-        """Take the weight of all tokens that `top_k` and `top_p` leave out; of equals, of none."""
-        if 0 < self.top_k < weights.shape[1]:
-            weights[weights < np.partition(weights, -self.top_k)[:, [-self.top_k]]] = 0
+        """Take the weight, (V,), of the tokens that `top_k` and `top_p` leave out."""
+        if 0 < self.top_k < len(weights):
+            weights[weights < np.partition(weights, -self.top_k)[-self.top_k]] = 0
         if self.top_p < 1:
-            falling = -np.sort(-weights)
-            sums = np.cumsum(falling, axis=1, dtype=np.float64)
-            before = sums - falling
-            last = (before < self.top_p * sums[:, -1:]).sum(axis=1, keepdims=True) - 1
-            weights[weights < np.take_along_axis(falling, last, axis=1)] = 0
+            total = weights.sum()
+            # All tokens below this together cannot have 1 - top_p: most need not be sorted.
+            likely = weights[weights >= (1 - self.top_p) * total / len(weights)]
+            falling = -np.sort(-likely)
+            last = np.searchsorted(np.cumsum(falling, dtype=np.float64), self.top_p * total)
+            weights[weights < falling[min(last, len(falling) - 1)]] = 0
+
+
+def draw(weights: np.ndarray, chance: float, block: int = 128) -> int:
+    """The token at `chance`, from 0 to 1, of the way through all weights laid end to end.
+
+    First the block of tokens is found, then the token in it: a running sum over all of them, which
+    cannot be vectorised, would take longer than all the rest of `Settings.pick`.
+
+    Args:
+        weights: (V,), of which at least one is above 0.
+    """
+
+    def find(parts: np.ndarray, place: float) -> tuple[int, float]:
+        """The part at `place`, and how far into it that is."""
+        ends = np.cumsum(parts, dtype=np.float64)
+        place = min(place, np.nextafter(ends[-1], 0))  # sums of other parts round otherwise
+        part = np.searchsorted(ends, place, side="right")
+        return part, place - (ends[part] - parts[part])
+
+    blocks = np.add.reduceat(weights, np.arange(0, len(weights), block))
+    number, place = find(blocks, chance * blocks.sum(dtype=np.float64))
+    token, _ = find(weights[block * number : block * (number + 1)], place)
+    return int(block * number + token)
 
 
 class Cache:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dev.torch_gpt2 import (
+from dev.torch_models import (
     grads_of,
-    huggingface_gpt2,
+    huggingface,
     load_weights,
     logits_of,
     loss_of,
@@ -22,6 +22,7 @@ from dev.torch_gpt2 import (
     train_losses,
 )
 from gpt2 import GPT2Config
+from llama2 import Llama2Config
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 
@@ -30,18 +31,28 @@ CASES = {
     "odd_heads": (GPT2Config(9, vocab_size=131, num_layers=2, num_heads=3, channels=15), 2, 7),
     "one_head": (GPT2Config(5, vocab_size=128, num_layers=3, num_heads=1, channels=8), 1, 5),
     "long": (GPT2Config(140, vocab_size=67, num_layers=2, num_heads=2, channels=8), 1, 130),
+    "llama2_groups": (
+        Llama2Config(32, 13, 2, num_heads=8, num_kv_heads=2, vocab_size=41, seq_len=9, tied=False),
+        2,
+        7,
+    ),
+    "llama2_long": (
+        Llama2Config(*(12, 9, 3, 3, 1), vocab_size=67, seq_len=140, norm_eps=0.01, rope_theta=50.0),
+        1,
+        130,
+    ),
 }
 ADAMW = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.3}
 MAX_NORM = 0.5
 LRS = [0.01 * (i + 1) / 10 for i in range(10)]
 
 
-def golden(config: GPT2Config, B: int, T: int) -> dict[str, np.ndarray]:
+def golden(config: GPT2Config | Llama2Config, B: int, T: int) -> dict[str, np.ndarray]:
     """Everything that one file holds."""
     rng = np.random.default_rng(1)
     tokens, targets = rng.integers(0, config.vocab_size, (2, B, T))
     weights = random_weights(config)
-    model = huggingface_gpt2(config).double()
+    model = huggingface(config).double()
     load_weights(model, weights)
     logits = logits_of(model, tokens).detach().numpy()
     loss = loss_of(model, tokens, targets)

@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 
-from layers.tiles import run_tiles, scratch, slices, tile_count
+from layers.tiles import TILE, run_tiles, scratch, slices, tile_count
 
 # Queries that share one product with the keys: with fewer, the products are too small to be fast;
 # with more, more of the masked half is computed for nothing. Measured at T = 256: 32 and 128 are
@@ -92,7 +92,9 @@ def attention_backward(
     out: np.ndarray,
     lse: np.ndarray,
 ) -> None:
-    """The gradients of q, k and v, for start = 0. Dao et al. 2022, arXiv 2205.14135, appendix B.2:
+    """The gradients of q, k and v, without earlier positions or padding.
+
+    Dao et al. 2022, arXiv 2205.14135, appendix B.2:
 
         dv      = probs^T dout
         dprobs  = dout v^T
@@ -166,7 +168,8 @@ def _scores(out: np.ndarray, q: np.ndarray, k: np.ndarray) -> None:
     queries, head_size = q.shape[2:]
     np.matmul(q, k.swapaxes(2, 3), out=out)
     out *= 1 / math.sqrt(head_size)
-    out[..., -queries:] += _future(queries)
+    if queries > 1:  # of one alone, no key comes after it
+        out[..., -queries:] += _future(queries)
 
 
 @functools.cache
@@ -181,7 +184,7 @@ def _query_slices(T: int) -> list[slice]:
 
 def _head_tiles(B: int, K: int, scores: int) -> list[tuple[slice, slice]]:
     """Slices of the sequences and of their K heads, each of which has `scores` scores at once."""
-    count = tile_count(B * K * scores)
+    count = tile_count(B * K * scores, worth=TILE // 16)  # for each, D elements are multiplied
     sequences = slices(B, count)
     heads = slices(K, -(-count // len(sequences)))
     return [(b, h) for b in sequences for h in heads]

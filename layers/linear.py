@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from layers.tiles import row_tiles, run_tiles, scratch
+from layers.tiles import TILE, num_threads, row_tiles, run_tiles, scratch, slices
 
 # With so few rows, reading the weights is what takes the time. A scalar product of each row of
 # weights reads them at the speed of memory, where BLAS's matrix-vector product takes twice as long.
@@ -21,8 +21,10 @@ def linear_forward(
         bias: (O,), or None for none.
     """
     x = x.reshape(*out.shape[:-1], -1)
-    if out.size // len(weight) < FEW_ROWS:
-        np.vecdot(x[..., None, :], weight, out=out)
+    if out.size < FEW_ROWS * len(weight):
+        # Two threads read a large matrix faster than one, each its half.
+        outputs = slices(len(weight), num_threads() if weight.size > 8 * TILE else 1)
+        run_tiles(lambda o: np.vecdot(x[..., None, :], weight[o], out=out[..., o]), outputs)
     else:
         np.matmul(x, weight.T, out=out)
     if bias is None:

@@ -96,10 +96,13 @@ def slices(length: int, count: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
-def tile_count(size: int) -> int:
-    """How many tiles to make of `size` elements: each fits `TILE`, and every thread gets some."""
+def tile_count(size: int, worth: int = TILE) -> int:
+    """How many tiles to make of `size` elements: each fits `TILE`, and every thread gets some.
+
+    Below `worth` elements, handing some of them to another thread takes longer than it saves.
+    """
     count = -(-size // TILE)
-    if size < TILE // 4:
+    if size <= worth:
         return count
     return -(-count // num_threads()) * num_threads()
 

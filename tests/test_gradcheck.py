@@ -37,18 +37,22 @@ def test_the_whole_model_passes(name, shape, tensors):
     assert all(result.ok and result.elements >= 18 for result in results)
 
 
-def test_a_wrong_layer_is_caught_in_the_whole_model(monkeypatch):
-    def without_derivative(dx, dout, x):
+@pytest.mark.parametrize(
+    ("name", "layer", "caught", "before"),
+    [("gpt2", "gelu", "fcw", "lnfw"), ("llama2", "rope", "wk", "rmsfw")],
+)
+def test_a_wrong_layer_is_caught_in_the_whole_model(monkeypatch, name, layer, caught, before):
+    def without_derivative(dx, dout, *_):
         dx[...] = dout
 
-    monkeypatch.setattr("gpt2.gelu_backward", without_derivative)
+    monkeypatch.setattr(f"{name}.{layer}_backward", without_derivative)
     wrong = {
         result.tensor.split()[-1]
-        for result in check_model(*gradcheck.MODELS["gpt2"][0])
+        for result in check_model(*gradcheck.MODELS[name][0])
         if not result.ok
     }
-    assert "fcw" in wrong
-    assert "lnfw" not in wrong  # it comes before the mistake
+    assert caught in wrong
+    assert before not in wrong  # backward comes to it before the mistake
 
 
 # --- planted mistakes: each function is the plain backward pass with one of them switched on ---
@@ -65,21 +69,6 @@ def plain_linear(mistake):
             dbias[...] = dout.mean(axis=0) if mistake == "mean for sum" else dout.sum(axis=0)
 
     return backward
-
-
-@pytest.mark.parametrize(
-    ("mistake", "wrong"),
-    [
-        (None, set()),
-        ("transposed weight", {"x"}),
-        ("= for +=", {"weight", "bias"}),
-        ("always +=", {"weight", "bias"}),
-        ("mean for sum", {"bias"}),
-    ],
-)
-def test_linear(mistake, wrong):
-    found = verdicts("linear", plain_linear(mistake), 6, 4, 4)
-    assert {tensor for tensor, ok in found.items() if not ok} == wrong
 
 
 def plain_layernorm(mistake):
@@ -101,20 +90,19 @@ def plain_layernorm(mistake):
     return backward
 
 
-@pytest.mark.parametrize(
-    ("mistake", "wrong"),
-    [
-        (None, set()),
-        ("no weight", {"x"}),
-        ("no mean term", {"x"}),
-        ("no variance term", {"x"}),
-        ("no rstd", {"x"}),
-        ("x for norm", {"weight"}),
-    ],
-)
-def test_layernorm(mistake, wrong):
-    found = verdicts("layernorm", plain_layernorm(mistake), 6, 7)
-    assert {tensor for tensor, ok in found.items() if not ok} == wrong
+def plain_rmsnorm(mistake):
+    def backward(dx, dweight, dout, x, weight, rstd, accumulate=False):
+        norm = x * rstd[:, None]
+        dnorm = dout if mistake == "no weight" else dout * weight
+        square_term = norm * (dnorm * norm).mean(axis=1, keepdims=True)
+        if mistake == "no square term":
+            square_term = 0
+        d = dnorm - square_term
+        dx[...] = d if mistake == "no rstd" else d * rstd[:, None]
+        old = dweight if accumulate else 0
+        dweight[...] = old + (dout * (x if mistake == "x for norm" else norm)).sum(axis=0)
+
+    return backward
 
 
 def plain_attention(mistake):
@@ -147,21 +135,32 @@ def plain_attention(mistake):
     return backward
 
 
-@pytest.mark.parametrize(
-    ("mistake", "wrong"),
-    [
-        (None, set()),
-        ("no causal mask", {"q", "k", "v"}),
-        ("no row sum", {"q", "k"}),
-        ("sign", {"q", "k"}),
-        ("no 1/sqrt(d)", {"q"}),
-        ("not transposed", {"k"}),
-        ("+= for =", {"q", "k", "v"}),
-    ],
-)
-def test_attention(mistake, wrong):
-    found = verdicts("attention", plain_attention(mistake), 2, 5, 3, 4)
-    assert {tensor for tensor, ok in found.items() if not ok} == wrong
+def grouped_attention(mistake):
+    """Each key/value head repeated for its group, and the plain backward pass of that."""
+
+    def backward(dq, dk, dv, dout, q, k, v, out, lse):
+        H, K = q.shape[2], k.shape[2]
+        every_k, every_v = (np.repeat(x, H // K, axis=2) for x in (k, v))
+        if mistake == "every K-th head":
+            every_k, every_v = (np.tile(x, (1, 1, H // K, 1)) for x in (k, v))
+        every_dk, every_dv = np.empty((2, *q.shape))
+        plain_attention(None)(dq, every_dk, every_dv, dout, q, every_k, every_v, out, lse)
+        for d, every_d in ((dk, every_dk), (dv, every_dv)):
+            groups = every_d.reshape(*d.shape[:3], -1, d.shape[3])
+            d[...] = groups[:, :, :, 0] if mistake == "one of the group" else groups.sum(axis=3)
+
+    return backward
+
+
+def plain_rope(mistake):
+    def backward(dx, dout, rotations):
+        turn = (rotations if mistake == "turned forwards" else rotations.conj())[:, None]
+        if mistake == "same angle for every pair":
+            turn = turn[..., :1]
+        d = (dout[..., ::2] + 1j * dout[..., 1::2]) * turn
+        dx[..., ::2], dx[..., 1::2] = d.real, d.imag
+
+    return backward
 
 
 def plain_gelu(mistake):
@@ -175,11 +174,15 @@ def plain_gelu(mistake):
     return backward
 
 
-@pytest.mark.parametrize(
-    ("mistake", "ok"), [(None, True), ("no factor 3", False), ("no chain rule", False)]
-)
-def test_gelu(mistake, ok):
-    assert verdicts("gelu", plain_gelu(mistake), 7, 9) == {"x": ok}
+def plain_swiglu(mistake):
+    def backward(dgate, dup, dout, gate, up):
+        s = 1 / (1 + np.exp(-gate))
+        silu = s if mistake == "sigmoid for silu" else gate * s
+        slope = s if mistake == "no chain rule" else s + gate * s * (1 - s)
+        dup[...] = dout * silu
+        dgate[...] = dout * slope * (1 if mistake == "no up" else up)
+
+    return backward
 
 
 def plain_crossentropy(mistake):
@@ -193,9 +196,94 @@ def plain_crossentropy(mistake):
     return backward
 
 
-@pytest.mark.parametrize(("mistake", "ok"), [(None, True), ("no onehot", False), ("no 1/N", False)])
-def test_softmax_crossentropy(mistake, ok):
-    assert verdicts("softmax_crossentropy", plain_crossentropy(mistake), 6, 7) == {"logits": ok}
+# Layer, its plain function, the shape to try it on, and the tensors that each mistake makes wrong.
+MISTAKES = [
+    (
+        "linear",
+        plain_linear,
+        (6, 4, 4),
+        {
+            "transposed weight": {"x"},
+            "= for +=": {"weight", "bias"},
+            "always +=": {"weight", "bias"},
+            "mean for sum": {"bias"},
+        },
+    ),
+    (
+        "layernorm",
+        plain_layernorm,
+        (6, 7),
+        {
+            "no weight": {"x"},
+            "no mean term": {"x"},
+            "no variance term": {"x"},
+            "no rstd": {"x"},
+            "x for norm": {"weight"},
+        },
+    ),
+    (
+        "rmsnorm",
+        plain_rmsnorm,
+        (6, 7),
+        {
+            "no weight": {"x"},
+            "no square term": {"x"},
+            "no rstd": {"x"},
+            "x for norm": {"weight"},
+        },
+    ),
+    (
+        "attention",
+        plain_attention,
+        (2, 5, 3, 4),
+        {
+            "no causal mask": {"q", "k", "v"},
+            "no row sum": {"q", "k"},
+            "sign": {"q", "k"},
+            "no 1/sqrt(d)": {"q"},
+            "not transposed": {"k"},
+            "+= for =": {"q", "k", "v"},
+        },
+    ),
+    (
+        "attention",
+        grouped_attention,
+        (2, 5, 6, 4, 3),
+        {"every K-th head": {"q", "k", "v"}, "one of the group": {"k", "v"}},
+    ),
+    (
+        "rope",
+        plain_rope,
+        (2, 5, 3, 4),
+        {"turned forwards": {"x"}, "same angle for every pair": {"x"}},
+    ),
+    ("gelu", plain_gelu, (7, 9), {"no factor 3": {"x"}, "no chain rule": {"x"}}),
+    (
+        "swiglu",
+        plain_swiglu,
+        (7, 9),
+        {"sigmoid for silu": {"up"}, "no chain rule": {"gate"}, "no up": {"gate"}},
+    ),
+    (
+        "softmax_crossentropy",
+        plain_crossentropy,
+        (6, 7),
+        {"no onehot": {"logits"}, "no 1/N": {"logits"}},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "shape", "mistake", "wrong"),
+    [
+        pytest.param(name, plain, shape, mistake, wrong, id=f"{plain.__name__} {mistake}")
+        for name, plain, shape, mistakes in MISTAKES
+        for mistake, wrong in {None: set(), **mistakes}.items()
+    ],
+)
+def test_a_planted_mistake_is_caught_where_it_is(name, plain, shape, mistake, wrong):
+    found = verdicts(name, plain(mistake), *shape)
+    assert {tensor for tensor, ok in found.items() if not ok} == wrong
 
 
 def test_embedding_that_loses_a_token_that_comes_twice():

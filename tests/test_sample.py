@@ -17,7 +17,7 @@ from formats import llama2_c
 from gpt2 import GPT2, GPT2Config
 from llama2 import Llama2, Llama2Config
 from load import open_model
-from sample import Cache, Settings, generate, generate_many, generate_tokens
+from sample import Cache, Settings, draw, generate, generate_many, generate_tokens
 from tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -173,6 +173,18 @@ def test_pick_follows_the_distribution():
     assert frequencies(logits, top_k=99) == pytest.approx(probs, abs=0.03)
     # Of the two likeliest, the first is enough.
     assert frequencies(logits, top_k=2, top_p=0.6).tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 1000])
+def test_draw_finds_the_token_at_its_place(count):
+    """Also at both ends, and never a token without weight."""
+    weights = np.random.default_rng(0).random(count).astype(np.float32)
+    weights[1::3] = 0
+    ends = np.cumsum(weights, dtype=np.float64)
+    for token in np.flatnonzero(weights):
+        assert draw(weights, (ends[token] - weights[token] / 2) / ends[-1]) == token
+    assert draw(weights, 0.0) == 0
+    assert draw(weights, 1.0) == np.flatnonzero(weights)[-1]
 
 
 def test_extreme_logits_and_temperatures():

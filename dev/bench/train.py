@@ -154,7 +154,7 @@ def torch_step(args: argparse.Namespace, compiled: bool) -> Callable[[], float]:
     """PyTorch's, with the same weights."""
     import torch
 
-    from dev import torch_gpt2
+    from dev import torch_gpt2, torch_models
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -162,12 +162,12 @@ def torch_step(args: argparse.Namespace, compiled: bool) -> Callable[[], float]:
     model = torch_gpt2.TorchGPT2(config)
     weights = dict(GPT2(config, seq_len=1).params)
     weights["wte"] = weights["wte"][: config.vocab_size]
-    torch_gpt2.load_weights(model, weights)
+    torch_models.load_weights(model, weights)
     if compiled:
         model.compile()
-    optimizer = torch_gpt2.adamw(model, fused=True, **OPTIONS)
+    optimizer = torch_models.adamw(model, fused=True, **OPTIONS)
     tokens, targets = batch(args)
-    return lambda: torch_gpt2.train_step(model, optimizer, tokens, targets, MAX_NORM)
+    return lambda: torch_models.train_step(model, optimizer, tokens, targets, MAX_NORM)
 
 
 def batch(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
