@@ -159,7 +159,7 @@ class Llama2Config:
 
 
 PRESETS = {
-    "tiny": Llama2Config(dim=192, num_layers=3, num_heads=3, vocab_size=2305, seq_len=128),
+    "llama-tiny": Llama2Config(dim=192, num_layers=3, num_heads=3, vocab_size=2305, seq_len=128),
     "stories260K": Llama2Config(
         dim=64,
         hidden_dim=172,

@@ -1,7 +1,7 @@
 """Train a Llama 2.
 
-    python llama2_train.py                      a small model on Python's documentation, in minutes
-    python llama2_train.py --resume runs/tiny   go on after an interruption
+    python llama2_train.py          a small model on Python's documentation, in minutes
+    python llama2_train.py --resume runs/llama-tiny
     python llama2_train.py --preset stories15M --data tinystories --batch-size 16
     python llama2_train.py --init-from stories15M.bin --data my_stories --lr 1e-4
 

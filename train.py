@@ -22,7 +22,7 @@ from errors import RunError, UserError, at_least
 from load import FAMILIES, Source, open_model
 from model import Model
 from report import Log, check_memory, command, draw_memory_map, matmul_peak
-from sample import generate
+from sampler import generate
 from tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 
 ROOT = Path(__file__).resolve().parent
@@ -301,7 +301,7 @@ def read_arguments(kind: str) -> tuple[argparse.Namespace, Source | None]:
             )
         return args, source
 
-    args.preset = source.name if source else args.preset or "tiny"
+    args.preset = source.name if source else args.preset or next(iter(family.presets))
     if not source and args.preset not in family.presets:
         known = ", ".join(family.presets)
         raise UserError(f"there is no preset {args.preset!r}; choose from {known}")
@@ -368,7 +368,7 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
     default = "(default: %(default)s)"
 
     model = parser.add_argument_group("the model")
-    model.add_argument("--preset", help=f"{', '.join(family.presets)} (default: tiny)")
+    model.add_argument("--preset", help=f"{', '.join(family.presets)} (default: the first)")
     model.add_argument(
         "--init-from",
         type=Path,

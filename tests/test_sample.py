@@ -17,7 +17,7 @@ from formats import llama2_c
 from gpt2 import GPT2, GPT2Config
 from llama2 import Llama2, Llama2Config
 from load import open_model
-from sample import Cache, Settings, draw, generate, generate_many, generate_tokens
+from sampler import Cache, Settings, draw, generate, generate_many, generate_tokens
 from tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]

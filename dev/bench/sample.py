@@ -18,7 +18,7 @@ from tqdm import tqdm
 from errors import at_least, run_program
 from load import FAMILIES
 from model import Model
-from sample import Cache, Settings, generate_tokens
+from sampler import Cache, Settings, generate_tokens
 
 PRESETS = {
     name: (family.model, config)

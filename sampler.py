@@ -1,0 +1,313 @@
+"""Continue texts, one or many side by side: which token comes next, and the cache behind it.
+
+    source = open_model(Path("stories15M.bin"))
+    model = source.load(seq_len=256)
+    for piece in generate(model, source.tokenizer, "Once upon a time", temperature=0.8):
+        print(piece, end="", flush=True)
+
+There is no memory here but a few numbers: the keys and values of the positions so far lie where the
+trainer's activations lie, and `model.forward(tokens, start=start)` computes only what is new.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from errors import RunError, UserError
+from layers.tiles import row_tiles, run_tiles
+from model import Model
+from tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the next token is chosen.
+
+    Attributes:
+        temperature: the logits are divided by it; 0 always takes the likeliest token.
+        top_k: only the k likeliest tokens take part; 0 for all.
+        top_p: only the likeliest tokens that together have this probability take part
+            (Holtzman et al. 2020, arXiv 1904.09751, section 3.1); 1 for all.
+        repetition_penalty: a positive logit of a token that the text has already is divided by
+            it, a negative one multiplied; 1 for none (Keskar et al. 2019, arXiv 1909.05858,
+            section 4.1).
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < np.inf:
+            raise UserError(f"the temperature must be 0 or more, not {self.temperature}")
+        if self.top_k < 0:
+            raise UserError(f"top-k must be 1 or more, or 0 for all tokens, not {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top-p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 < self.repetition_penalty < np.inf:
+            raise UserError(
+                f"the repetition penalty must be above 0, not {self.repetition_penalty}"
+            )
+
+    def pick(
+        self, logits: np.ndarray, texts: Iterable[np.ndarray], rngs: Iterable[np.random.Generator]
+    ) -> np.ndarray:
+        """A token for each of B texts, (B,) integers.
+
+        Args:
+            logits: (B, V), overwritten.
+            texts: the tokens of each so far.
+            rngs: where each one's chances come from.
+
+        Raises:
+            RunError: a logit is not finite.
+        """
+        if not np.isfinite(logits.max(axis=1)).all():  # NaN is the maximum wherever there is one
+            raise RunError("the model's logits are not finite: its training has diverged")
+        if self.repetition_penalty != 1:
+            for row, text in zip(logits, texts, strict=True):
+                said = row[text]
+                penalty = self.repetition_penalty
+                row[text] = np.where(said > 0, said / penalty, said * penalty)
+        # Division by a temperature next to 0 would overflow, and change nothing.
+        if self.temperature < 1e-6:
+            return logits.argmax(axis=1)
+        chances = [rng.random() for rng in rngs]
+        tokens = np.empty(len(logits), np.int64)
+
+        def work(rows: slice) -> None:
+            weights = logits[rows]
+            weights -= weights.max(axis=1, keepdims=True)
+            weights /= self.temperature
+            np.exp(weights, out=weights)
+            for text in range(len(logits))[rows]:
+                self._keep_likely(logits[text])
+                tokens[text] = draw(logits[text], chances[text])
+
+        run_tiles(work, row_tiles(logits))
+        return tokens
+
+    def _keep_likely(self, weights: np.ndarray) -> None:
+        """Take the weight, (V,), of the tokens that `top_k` and `top_p` leave out."""
+        if 0 < self.top_k < len(weights):
+            weights[weights < np.partition(weights, -self.top_k)[-self.top_k]] = 0
+        if self.top_p < 1:
+            total = weights.sum()
+            # All tokens below this together cannot have 1 - top_p: most need not be sorted.
+            likely = weights[weights >= (1 - self.top_p) * total / len(weights)]
+            falling = -np.sort(-likely)
+            last = np.searchsorted(np.cumsum(falling, dtype=np.float64), self.top_p * total)
+            weights[weights < falling[min(last, len(falling) - 1)]] = 0
+
+
+def draw(weights: np.ndarray, chance: float, block: int = 128) -> int:
+    """The token at `chance`, from 0 to 1, of the way through all weights laid end to end.
+
+    First the block of tokens is found, then the token in it: a running sum over all of them, which
+    cannot be vectorised, would take longer than all the rest of `Settings.pick`.
+
+    Args:
+        weights: (V,), of which at least one is above 0.
+    """
+
+    def find(parts: np.ndarray, place: float) -> tuple[int, float]:
+        """The part at `place`, and how far into it that is."""
+        ends = np.cumsum(parts, dtype=np.float64)
+        place = min(place, np.nextafter(ends[-1], 0))  # sums of other parts round otherwise
+        part = np.searchsorted(ends, place, side="right")
+        return part, place - (ends[part] - parts[part])
+
+    blocks = np.add.reduceat(weights, np.arange(0, len(weights), block))
+    number, place = find(blocks, chance * blocks.sum(dtype=np.float64))
+    token, _ = find(weights[block * number : block * (number + 1)], place)
+    return int(block * number + token)
+
+
+class Cache:
+    """Texts side by side in a model's buffers, each token's keys and values computed once.
+
+    Texts of different lengths are aligned at their ends, with padding in front of the shorter ones.
+    When the longest fills the context, the older half of all positions is forgotten and the rest
+    entered again: one pass over half a context for every half a context of tokens, so that on
+    average each token costs about what two do. What was forgotten has no influence any more.
+
+    Args:
+        model: made for as many sequences; its activations are overwritten.
+        texts: at least one token each.
+
+    Raises:
+        UserError: a text is longer than the context.
+    """
+
+    def __init__(self, model: Model, texts: Sequence[Sequence[int]]) -> None:
+        self.model = model
+        lengths = np.array([len(text) for text in texts])
+        self._check_length(lengths.max())
+        self.padding = lengths.max() - lengths
+        self.tokens = np.zeros((len(texts), lengths.max()), np.int64)
+        for row, start, text in zip(self.tokens, self.padding, texts, strict=True):
+            row[start:] = text
+        self.entered = 0  # how many positions the buffers hold
+
+    def append(self, tokens: np.ndarray) -> None:
+        """Add tokens, (B, n), one column or several.
+
+        Raises:
+            UserError: they are more than the context.
+        """
+        self._check_length(tokens.shape[1])
+        self.tokens = np.concatenate([self.tokens, tokens], axis=1)
+        older_half = (self.model.seq_len + 1) // 2
+        while self.tokens.shape[1] > self.model.seq_len:
+            self.tokens = self.tokens[:, older_half:]
+            self.padding = np.maximum(self.padding - older_half, 0)
+            self.entered = 0
+
+    def next_logits(self) -> np.ndarray:
+        """Enter what is new, and return the logits of what comes next: (B, V), a view."""
+        logits = self.model.forward(
+            self.tokens[:, self.entered :],
+            start=self.entered,
+            padding=self.padding if self.padding.any() else None,
+            last_only=True,
+        )
+        self.entered = self.tokens.shape[1]
+        return logits[:, 0]
+
+    def texts(self) -> list[np.ndarray]:
+        """The tokens of each text, as far as they are remembered."""
+        return [row[start:] for row, start in zip(self.tokens, self.padding, strict=True)]
+
+    def _check_length(self, length: int) -> None:
+        if length > self.model.seq_len:
+            raise UserError(
+                f"the prompt has {length} tokens, but this model sees {self.model.seq_len}; "
+                "shorten it"
+            )
+
+
+@dataclass
+class Stats:
+    """What a generation took; the prompts' pass includes the first token it leads to."""
+
+    prompt_tokens: int = 0
+    prompt_seconds: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        total = self.prompt_seconds + self.seconds
+        return (
+            f"{self.tokens} tokens in {total:.2f} s, {self.tokens / total:.0f} tokens/s; of that "
+            f"the prompt, {self.prompt_tokens} tokens in {self.prompt_seconds:.2f} s, "
+            f"{self.prompt_tokens / self.prompt_seconds:.0f} tokens/s"
+        )
+
+
+def generate(
+    model: Model,
+    tokenizer: Tokenizer,
+    prompt: str | None = None,
+    max_tokens: int = 200,
+    rng: np.random.Generator | None = None,
+    **settings: Any,
+) -> Iterator[str]:
+    """Continue a prompt, piece of text by piece of text.
+
+    Args:
+        model: its activations serve as the cache, and are overwritten.
+        tokenizer: the one that the model was trained with.
+        prompt: what to continue; without one, a new text begins.
+        max_tokens: how many tokens to add at the most.
+        rng: where the chances come from; by default a generator seeded with 0.
+        settings: see `Settings`.
+
+    Raises:
+        UserError: the prompt is empty or longer than the context, or a setting out of its range.
+    """
+    pieces = generate_many(model, tokenizer, [prompt], max_tokens, rng, **settings)
+    return (piece for _, piece in pieces)
+
+
+def generate_many(
+    model: Model,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | None],
+    max_tokens: int = 200,
+    rng: np.random.Generator | None = None,
+    stats: Stats | None = None,
+    **settings: Any,
+) -> Iterator[tuple[int, str]]:
+    """Continue many prompts at once, of any lengths: (number of the prompt, piece of its text).
+
+    What one says has nothing to do with what the others say: each has its own chances.
+
+    Args:
+        model: made for at least as many sequences as there are prompts.
+        prompts: as in `generate`, whose arguments all others are, too.
+        stats: filled in on the way.
+
+    Raises:
+        UserError: as `generate`.
+    """
+    texts = [tokenizer.encode_prompt(prompt) for prompt in prompts]
+    cache, choice = Cache(model, texts), Settings(**settings)
+    rng = np.random.default_rng(0) if rng is None else rng
+    stats = Stats() if stats is None else stats
+    stats.prompt_tokens = sum(map(len, texts))
+
+    def pieces() -> Iterator[tuple[int, str]]:
+        decoders = [tokenizer.decoder(text[-1]) for text in texts]
+        begin = time.perf_counter()
+        for tokens in generate_tokens(cache, max_tokens, tokenizer.ends, choice, rng):
+            if not stats.prompt_seconds:
+                stats.prompt_seconds = time.perf_counter() - begin
+                begin = time.perf_counter()
+            stats.seconds = time.perf_counter() - begin
+            for number, token in tokens.items():
+                stats.tokens += 1
+                if piece := decoders[number].feed(token):
+                    yield number, piece
+        for number, decoder in enumerate(decoders):
+            if piece := decoder.finish():
+                yield number, piece
+
+    return pieces()
+
+
+def generate_tokens(
+    cache: Cache,
+    max_tokens: int,
+    ends: Iterable[int] = (),
+    settings: Settings = Settings(),
+    rng: np.random.Generator | None = None,
+) -> Iterator[dict[int, int]]:
+    """Continue the texts in a cache by one token at a time, each until one of `ends`.
+
+    Args:
+        cache: gets every token, also the one that ended a text.
+        max_tokens: how many to add to each text at the most.
+        ends: tokens that end a text; they are not returned.
+        settings: how tokens are chosen.
+        rng: gives each text a generator of its own; by default it is seeded with 0.
+
+    Returns:
+        {number of the text: its next token} for those that have not ended, step by step.
+    """
+    rng = np.random.default_rng(0) if rng is None else rng
+    rngs = [np.random.default_rng(seed) for seed in rng.integers(2**63, size=len(cache.tokens))]
+    going = range(len(cache.tokens))
+    for _ in range(max_tokens):
+        tokens = settings.pick(cache.next_logits(), cache.texts(), rngs)
+        cache.append(tokens[:, None])
+        going = [number for number in going if tokens[number] not in ends]
+        if not going:
+            return
+        yield {number: int(tokens[number]) for number in going}
