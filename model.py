@@ -129,7 +129,7 @@ class Model:
 
     def _check(self, tokens: np.ndarray, start: int) -> None:
         """Refuse tokens that do not fit the buffers or the vocabulary."""
-        if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer) or not tokens.size:
+        if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or not tokens.size:
             raise UserError(
                 f"tokens must be whole numbers of shape (B, T), not {tokens.dtype} {tokens.shape}"
             )

@@ -23,8 +23,8 @@ def linear_forward(
     x = x.reshape(*out.shape[:-1], -1)
     if out.size < FEW_ROWS * len(weight):
         # Two threads read a large matrix faster than one, each its half.
-        outputs = slices(len(weight), num_threads() if weight.size > 8 * TILE else 1)
-        run_tiles(lambda o: np.vecdot(x[..., None, :], weight[o], out=out[..., o]), outputs)
+        parts = slices(len(weight), num_threads() if weight.size > 8 * TILE else 1)
+        run_tiles(lambda o: np.vecdot(x[..., None, :], weight[o], out=out[..., o]), parts)
     else:
         np.matmul(x, weight.T, out=out)
     if bias is None:

@@ -20,9 +20,13 @@ def rmsnorm_forward(
     C = x.shape[1]
 
     def work(rows: slice) -> None:
-        xr, o = x[rows], out[rows]
-        rstd[rows] = 1 / np.sqrt(np.vecdot(xr, xr) / C + eps)
-        np.multiply(xr, rstd[rows, None], out=o)
+        xr, o, r = x[rows], out[rows], rstd[rows]
+        np.vecdot(xr, xr, out=r)
+        r /= C
+        r += eps
+        np.sqrt(r, out=r)
+        np.divide(1, r, out=r)
+        np.multiply(xr, r[:, None], out=o)
         o *= weight
 
     run_tiles(work, row_tiles(x))

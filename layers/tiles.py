@@ -5,6 +5,7 @@ to memory and back; run over one tile at a time, only the first reads from memor
 writes to it. NumPy releases the interpreter's lock inside its loops, so tiles run on threads.
 """
 
+import contextlib
 import functools
 import itertools
 import math
@@ -37,10 +38,11 @@ def num_threads() -> int:
 
 
 @functools.cache
-def _threads() -> ThreadPoolExecutor:
+def _helpers() -> ThreadPoolExecutor:
+    """All threads but the one that calls."""
     # A warning from one of these would say neither which layer nor which step overflowed.
     quiet = functools.partial(np.seterr, over="ignore", invalid="ignore")
-    return ThreadPoolExecutor(num_threads(), thread_name_prefix="tile", initializer=quiet)
+    return ThreadPoolExecutor(num_threads() - 1, thread_name_prefix="tile", initializer=quiet)
 
 
 def run_tiles(
@@ -59,10 +61,22 @@ def run_tiles(
     items = list(items)
     if len(items) == 1 or num_threads() == 1:
         return [work(item) for item in items]
-    if not products:
-        return list(_threads().map(work, items))
-    with _blas().limit(limits=1):
-        return list(_threads().map(work, items))
+    results: list[Any] = [None] * len(items)
+    remaining = iter(range(len(items)))
+
+    def take_turns() -> None:
+        for i in remaining:  # an iterator gives each number to one thread only
+            results[i] = work(items[i])
+
+    with _blas().limit(limits=1) if products else contextlib.nullcontext():
+        # The calling thread takes its turns, too: waking another one takes longest of all here.
+        helpers = [_helpers().submit(take_turns) for _ in range(num_threads() - 1)]
+        try:
+            take_turns()
+        finally:
+            for helper in helpers:
+                helper.result()
+    return results
 
 
 class _Memory(threading.local):
@@ -91,6 +105,8 @@ def scratch(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
 
 def slices(length: int, count: int) -> list[slice]:
     """`range(length)` cut into `count` slices (fewer if there is not enough), as even as can be."""
+    if count == 1:  # as for every small array: no time is to be lost
+        return [slice(0, length)]
     count = min(length, count)
     edges = [length * i // count for i in range(count + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
