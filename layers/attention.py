@@ -58,27 +58,27 @@ def attention_forward(
     G = q.shape[2]
     lse = lse.reshape(B, K, G, T, copy=False)
 
-    def work(tile: tuple[slice, slice, int, slice]) -> None:
-        b, h, g, queries = tile
+    def work(tile: tuple[slice, slice, slice]) -> None:
+        b, h, queries = tile
         past = slice(0, start + queries.stop)
-        tile_q, tile_k = q[b, h, g, queries], k[b, h, past]
-        (probs,) = scratch(q.dtype, (*tile_q.shape[:3], past.stop))
-        _scores(probs, tile_q, tile_k)
-        if padding is not None:
-            hidden = np.arange(past.stop) < padding[b, None]
-            np.copyto(probs, HIDDEN, where=hidden[:, None, None])
-        largest = probs.max(axis=-1, keepdims=True)
-        probs -= largest
-        np.exp(probs, out=probs)
-        total = np.einsum("bhqk->bhq", probs)[..., None]  # twice as fast as probs.sum(-1)
-        tile_out = out[b, h, g, queries]
-        np.matmul(probs, v[b, h, past], out=tile_out)
-        tile_out /= total
-        lse[b, h, g, queries] = (largest + np.log(total))[..., 0]
+        tile_k, tile_v = k[b, h, past], v[b, h, past]
+        for g in range(G):
+            tile_q, tile_out = q[b, h, g, queries], out[b, h, g, queries]
+            (probs,) = scratch(q.dtype, (*tile_q.shape[:3], past.stop))
+            _scores(probs, tile_q, tile_k)
+            if padding is not None:
+                hidden = np.arange(past.stop) < padding[b, None]
+                np.copyto(probs, HIDDEN, where=hidden[:, None, None])
+            largest = probs.max(axis=-1, keepdims=True)
+            probs -= largest
+            np.exp(probs, out=probs)
+            total = np.einsum("bhqk->bhq", probs)[..., None]  # twice as fast as probs.sum(-1)
+            np.matmul(probs, tile_v, out=tile_out)
+            tile_out /= total
+            lse[b, h, g, queries] = (largest + np.log(total))[..., 0]
 
     tiles = _head_tiles(B, K, min(T, QUERIES) * (start + T))
-    items = [(b, h, g, rows) for rows in _query_slices(T) for b, h in tiles for g in range(G)]
-    run_tiles(work, items, products=True)
+    run_tiles(work, [(b, h, rows) for rows in _query_slices(T) for b, h in tiles], products=True)
 
 
 def attention_backward(
