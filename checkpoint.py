@@ -84,7 +84,10 @@ def load_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 # The last read reaches the member's end, where its checksum is compared.
                 view = memoryview(array).cast("B")
                 while view:
-                    view = view[member.readinto(view[: 1 << 24]) :]
+                    count = member.readinto(view[: 1 << 24])
+                    if not count:
+                        raise FormatError(f"{path}: {name} ends too early; go back to a copy")
+                    view = view[count:]
 
 
 @contextmanager

@@ -80,9 +80,13 @@ class GPT2Config:
             "lnfb": (C,),
         }
 
-    def act_shapes(self, B: int, T: int) -> Shapes:
-        """The activations of a batch, and one layer's worth of their gradients."""
-        L, H, C, V, N = self.num_layers, self.num_heads, self.channels, self.vocab_size, B * T
+    def act_shapes(self, B: int, T: int, N: int | None = None) -> Shapes:
+        """The activations of a batch, and one layer's worth of their gradients.
+
+        Only keys and values need a place for every position where a pass computes N rows at most.
+        """
+        L, H, C, V = self.num_layers, self.num_heads, self.channels, self.vocab_size
+        N = N or B * T
         return {
             "residual": (L + 1, N, C),  # the stream: what enters layer l, and what leaves the last
             "ln1": (L, N, C),
@@ -199,7 +203,7 @@ class GPT2(Model):
             gelu_forward(a.fch_gelu[i], a.fch[i])
             linear_forward(a.residual[i + 1], a.fch_gelu[i], p.fcprojw[i], p.fcprojb[i])
             a.residual[i + 1] += a.residual_mid[i]
-        rows = slice(T - 1, None, T) if last_only else slice(None)
+        rows = slice(T - 1, None, T) if last_only else slice(None)  # each sequence's last, or all
         x = a.residual[-1][rows]
         layernorm_forward(a.lnf[rows], a.lnf_mean[rows], a.lnf_rstd[rows], x, p.lnfw, p.lnfb)
         linear_forward(a.logits[rows], a.lnf[rows], p.wte[:V])  # the embedding's own table

@@ -106,17 +106,14 @@ class Llama2Config:
         }
         return shapes if self.tied else {**shapes, "wcls": (V, C)}
 
-    def act_shapes(self, B: int, T: int) -> Shapes:
-        """The activations of a batch, and one layer's worth of their gradients."""
-        L, H, C, F, V, N = (
-            self.num_layers,
-            self.num_heads,
-            self.dim,
-            self.hidden_dim,
-            self.vocab_size,
-            B * T,
-        )
-        KD = self.num_kv_heads * self.head_size
+    def act_shapes(self, B: int, T: int, N: int | None = None) -> Shapes:
+        """The activations of a batch, and one layer's worth of their gradients.
+
+        Only keys and values need a place for every position where a pass computes N rows at most.
+        """
+        L, C, F, V = self.num_layers, self.dim, self.hidden_dim, self.vocab_size
+        H, KD = self.num_heads, self.num_kv_heads * self.head_size
+        N = N or B * T
         return {
             "residual": (L + 1, N, C),  # the stream: what enters layer l, and what leaves the last
             "rms1": (L, N, C),
@@ -188,10 +185,10 @@ class Llama2(Model):
         )
 
     def init_params(self, rng: np.random.Generator) -> None:
-        """GPT-2's initialisation (Radford et al. 2019, section 2.3), which llama2.c uses too.
+        """GPT-2's initialisation (Radford et al. 2019, section 2.3).
 
         Normal with standard deviation 0.02; the projections back to the residual stream, of which
-        there are 2L, scaled by 1/sqrt(2L); norms 1.
+        there are 2L, scaled by 1/sqrt(2L); norms 1. llama2.c scales w3 in the place of w2.
         """
         std = 0.02
         projection_std = std / math.sqrt(2 * self.config.num_layers)
@@ -242,7 +239,7 @@ class Llama2(Model):
             swiglu_forward(a.swiglu[i], a.gate[i], a.up[i])
             linear_forward(a.residual[i + 1], a.swiglu[i], p.w2[i])
             a.residual[i + 1] += a.residual_mid[i]
-        rows = slice(T - 1, None, T) if last_only else slice(None)
+        rows = slice(T - 1, None, T) if last_only else slice(None)  # each sequence's last, or all
         rmsnorm_forward(a.rmsf[rows], a.rmsf_rstd[rows], a.residual[-1][rows], p.rmsfw, eps)
         linear_forward(a.logits[rows], a.rmsf[rows], p.wte if self.config.tied else p.wcls)
         if targets is None:

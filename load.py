@@ -4,7 +4,7 @@ The format of a file is recognised by its first bytes, never asked for.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,10 @@ FAMILIES = {
 }
 
 
+# Positions of all texts together that a sampler computes at once: enough to be fast.
+SAMPLER_ROWS = 512
+
+
 @dataclass(frozen=True)
 class Source:
     """A model in a file, of which only the description has been read.
@@ -47,6 +51,7 @@ class Source:
         positions: how many positions it was trained on; those beyond say nothing.
         tokenizer: its own, if it is known.
         fill: copies the weights into a model's `params`.
+        meta: what a run has saved beside them; None for what is not a run's checkpoint.
     """
 
     path: Path
@@ -56,78 +61,88 @@ class Source:
     positions: int
     tokenizer: Tokenizer | None
     fill: Callable[[Buffer], None]
+    meta: dict[str, Any] | None = None
 
     def load(self, batch_size: int = 1, seq_len: int | None = None) -> Model:
-        """The model with its weights, for so many sequences of so many positions.
+        """The model with its weights, to sample from.
+
+        Args:
+            batch_size: B, the most texts at once.
+            seq_len: T, how many positions they can have; by default as many as were trained.
 
         Raises:
             UserError: the machine has not the memory.
             FormatError: the file is damaged.
         """
-        size = 4 * num_elements(self.config.param_shapes())
-        check_available(size, f"the model in {self.path}", "choose a smaller model")
-        model_type = FAMILIES[self.kind].model
-        model = model_type(self.config, batch_size, seq_len or self.positions, seed=None)
+        T = seq_len or self.positions
+        rows = max(batch_size, min(batch_size * T, SAMPLER_ROWS))
+        params, acts = self.config.param_shapes(), self.config.act_shapes(batch_size, T, rows)
+        check_available(
+            4 * (num_elements(params) + num_elements(acts)),
+            f"to sample {batch_size} texts of {T} positions from {self.path}",
+            "ask for fewer texts or tokens, or choose a smaller model",
+        )
+        model = FAMILIES[self.kind].model(self.config, batch_size, T, seed=None, rows=rows)
         self.fill(model.params)
         return model
 
 
-def open_model(path: Path, tokenizer: str | Path | None = None) -> Source:
+def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
     """What is in a checkpoint of ours, a run's folder, or a llama2.c file.
 
     Args:
         path: the file or the folder.
         tokenizer: name or file of the tokenizer; by default the one in the checkpoint, or beside
-            a llama2.c file: tokN.bin, where N is the size of its vocabulary, or tokenizer.bin.
+            a llama2.c file: tokN.bin or tokenizer.bin, if it has the N tokens of the model.
 
     Raises:
         UserError: there is no such file, or the tokenizer is another model's.
         FormatError: it is damaged, or nothing that can be read.
     """
-    path = find_checkpoint(path)
+    path = find_checkpoint(Path(path))
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
     with path.open("rb") as file:
         archive = file.read(2) == b"PK"
-    given = load_tokenizer(tokenizer) if tokenizer else None
-    source = _from_checkpoint(path, given) if archive else _from_llama2_c(path, given)
-    if source.tokenizer and source.tokenizer.vocab_size != source.config.vocab_size:
-        raise UserError(
-            f"{tokenizer or 'the tokenizer'} has {source.tokenizer.vocab_size:,} tokens, but the "
-            f"model in {path} has {source.config.vocab_size:,}; give the --tokenizer that it was "
-            "trained with"
-        )
+    source = _from_checkpoint(path) if archive else _from_llama2_c(path)
+    if tokenizer:
+        source = replace(source, tokenizer=load_tokenizer(tokenizer))
+        if source.tokenizer.vocab_size != source.config.vocab_size:
+            raise UserError(
+                f"{tokenizer} has {source.tokenizer.vocab_size:,} tokens, but the model in {path} "
+                f"has {source.config.vocab_size:,}; give the --tokenizer that it was trained with"
+            )
     return source
 
 
-def _from_checkpoint(path: Path, tokenizer: Tokenizer | None) -> Source:
+def _from_checkpoint(path: Path) -> Source:
     meta = read_meta(path)
     kind = meta["model"]
     if kind not in FAMILIES:
         raise FormatError(f"{path} holds a {kind!r}, and only {', '.join(FAMILIES)} are known here")
-    # A checkpoint holds the tokenizer's file as text, in which every byte is one character.
-    own = tokenizer_from_bytes(meta["tokenizer"].encode("latin-1"), path)
     return Source(
         path,
         path.absolute().parent.name,
         kind,
         FAMILIES[kind].config(**meta["config"]),
         meta["positions"],
-        tokenizer or own,
+        # A checkpoint holds the tokenizer's file as text, in which every byte is one character.
+        tokenizer_from_bytes(meta["tokenizer"].encode("latin-1"), path),
         lambda params: load_arrays(path, {"params": params.flat}),
+        meta,
     )
 
 
-def _from_llama2_c(path: Path, tokenizer: Tokenizer | None) -> Source:
-    numbers, tensors = llama2_c.read(path)
+def _from_llama2_c(path: Path) -> Source:
+    numbers, _ = llama2_c.read(path)
     config = llama2.Llama2Config(**numbers)
-    if not tokenizer:
-        beside = (path.with_name(name) for name in (f"tok{config.vocab_size}.bin", "tokenizer.bin"))
-        found = next((file for file in beside if file.is_file()), None)
-        tokenizer = load_tokenizer(found) if found else None
 
     def fill(params: Buffer) -> None:
+        _, tensors = llama2_c.read(path)  # again, so that nobody keeps the file mapped in between
         for name, _ in params:
             params[name] = tensors[name]
 
-    return Source(path, path.stem, "llama2", config, config.seq_len, tokenizer, fill)
+    beside = (path.with_name(name) for name in (f"tok{config.vocab_size}.bin", "tokenizer.bin"))
+    found = (load_tokenizer(file) for file in beside if file.is_file())
+    fitting = (each for each in found if each.vocab_size == config.vocab_size)
+    return Source(path, path.stem, "llama2", config, config.seq_len, next(fitting, None), fill)

@@ -27,6 +27,12 @@ class Model:
         dtype: float32 to train, float64 to check gradients.
         seed: of the initial weights; the same seed gives the same bits. None leaves them zero, for
             whoever is about to load them.
+        rows: N, the most positions of all sequences together that one pass computes; by default
+            B T. With fewer, all activations but keys and values are smaller: enough to sample.
+
+    Attributes:
+        passes: how many forward passes there were. Who left something in the buffers can see from
+            it whether it is still there.
 
     Raises:
         UserError: `seq_len` above `config.seq_len`.
@@ -39,6 +45,7 @@ class Model:
         seq_len: int | None = None,
         dtype: Any = np.float32,
         seed: int | None = 0,
+        rows: int | None = None,
     ) -> None:
         self.config = config
         self.batch_size = batch_size
@@ -53,7 +60,9 @@ class Model:
                 f"a batch of {batch_size} sequences holds nothing; it must be 1 or more"
             )
         self.params = Buffer(config.param_shapes(), dtype)
-        self.acts = Buffer(config.act_shapes(batch_size, self.seq_len), dtype)
+        self.rows = rows or batch_size * self.seq_len
+        self.acts = Buffer(config.act_shapes(batch_size, self.seq_len, self.rows), dtype)
+        self.passes = 0
         self._cuts: dict[tuple[int, int], SimpleNamespace] = {}
         self._accumulate = False
         self._batch: tuple[np.ndarray, np.ndarray] | None = None
@@ -83,6 +92,7 @@ class Model:
                     f"targets of shape {targets.shape} do not belong to tokens of {tokens.shape}"
                 )
         self._batch = None  # its activations are about to be overwritten
+        self.passes += 1
         return tokens.shape
 
     def _remember(self, tokens: np.ndarray, targets: np.ndarray, start: int) -> None:
@@ -137,6 +147,11 @@ class Model:
         if B > self.batch_size:
             raise UserError(
                 f"{B} sequences are more than the {self.batch_size} this model was made for"
+            )
+        if B * T > self.rows:
+            raise UserError(
+                f"{B} times {T} positions are more than the {self.rows} that this model "
+                "was made to compute at once"
             )
         if start < 0 or start + T > self.seq_len:
             raise UserError(

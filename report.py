@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from matplotlib.figure import Figure
 
 from buffers import Shapes, extents, num_elements
 from errors import FormatError, RunError, UserError
@@ -78,6 +77,8 @@ class Log:
 
     def draw(self, path: Path, title: str) -> None:
         """Draw the losses against the step."""
+        from matplotlib.figure import Figure  # it takes long, and only pictures need it
+
         figure = Figure(figsize=(7.5, 4.5), layout="constrained")
         axes = figure.subplots()
         steps = [row["step"] for row in self.rows]
@@ -124,7 +125,7 @@ def check_memory(buffers: Mapping[str, Shapes], advice: str, itemsize: int = 4) 
     sizes = {name: itemsize * num_elements(shapes) for name, shapes in buffers.items()}
     listed = ", ".join(f"{name} {megabytes(size)}" for name, size in sizes.items())
     print(f"memory: {megabytes(sum(sizes.values()))} ({listed})", flush=True)
-    check_available(sum(sizes.values()), "this run", advice)
+    check_available(sum(sizes.values()), "for this run", advice)
 
 
 def check_available(needed: int, what: str, advice: str) -> None:
@@ -132,7 +133,7 @@ def check_available(needed: int, what: str, advice: str) -> None:
 
     Args:
         needed: in bytes.
-        what: needs them.
+        what: what they are needed for, as in "for this run".
         advice: what to do about it.
 
     Raises:
@@ -141,7 +142,7 @@ def check_available(needed: int, what: str, advice: str) -> None:
     available = psutil.virtual_memory().available
     if needed > available:
         raise UserError(
-            f"{what} needs {megabytes(needed)} of memory, and this machine has "
+            f"{megabytes(needed)} of memory are needed {what}, and this machine has "
             f"{megabytes(available)} available; {advice}"
         )
 
@@ -159,6 +160,8 @@ def draw_memory_map(buffers: Mapping[str, Shapes], path: Path, itemsize: int = 4
         path: the picture; its suffix says in which format.
         itemsize: bytes per element.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(14, 1.5 * len(buffers)), layout="constrained")
     every_axes = figure.subplots(len(buffers), squeeze=False)[:, 0]
     for axes, (label, shapes) in zip(every_axes, buffers.items(), strict=True):

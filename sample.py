@@ -19,42 +19,28 @@ from tqdm import tqdm
 from errors import UserError, at_least, run_program
 from files import decode_text
 from load import open_model
-from model import Model
-from sampler import Cache, Settings, Stats, generate_many, generate_tokens
-from tokenizer import LlamaTokenizer
+from sampler import Chat, Settings, Stats, generate_many
 
 
-def chat(
-    model: Model, tokenizer: LlamaTokenizer, args: argparse.Namespace, settings: Settings
-) -> None:
-    """Answer messages from standard input, a line each, until it ends; all turns in one cache.
-
-    Llama 2's template (Touvron et al. 2023, arXiv 2307.09288, appendix A.3.3, and Meta's code):
-
-        <s>[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{message} [/INST] {answer} </s><s>[INST] ...
-    """
-    rng = np.random.default_rng(args.seed)
+def converse(chat: Chat) -> None:
+    """Answer messages from standard input, a line each, until it ends."""
     asks = sys.stdin.isatty()
-    system = f"<<SYS>>\n{args.system}\n<</SYS>>\n\n" if args.system else ""
-    cache = None
     while True:
         if asks:
             print("> ", end="", flush=True)
         message = decode_text(sys.stdin.buffer.readline(), "standard input")
         if not message:
             return
-        turn = f"[INST] {system}{message.strip()} [/INST]"
-        tokens = [tokenizer.begin, *tokenizer.encode(turn)]
-        if cache is None:
-            cache = Cache(model, [tokens])
-        else:
-            ended = cache.tokens[0, -1] in tokenizer.ends
-            cache.append(np.array([tokens if ended else [tokenizer.end, *tokens]]))
-        system = ""
-        decoder = tokenizer.decoder(tokens[-1])
-        for step in generate_tokens(cache, args.max_tokens, tokenizer.ends, settings, rng):
-            print(decoder.feed(step[0]), end="", flush=True)
-        print(decoder.finish(), flush=True)
+        try:
+            answer = chat.answer(message)
+        except UserError as error:
+            if not asks:
+                raise
+            print(error, file=sys.stderr)
+            continue
+        for piece in answer:
+            print(piece, end="", flush=True)
+        print(flush=True)
 
 
 def read_prompts(args: argparse.Namespace) -> list[str | None]:
@@ -65,12 +51,14 @@ def read_prompts(args: argparse.Namespace) -> list[str | None]:
     """
     prompts = [args.prompt]
     if args.prompt_file:
-        prompts = [read_text(args.prompt_file)]
+        # The end of its last line is not meant to be part of it.
+        prompts = [read_text(args.prompt_file).removesuffix("\n")]
     elif args.prompts_file:
-        prompts = [line for line in read_text(args.prompts_file).splitlines() if line.strip()]
+        lines = read_text(args.prompts_file).split("\n")
+        prompts = [line for line in lines if line.strip()]
         if not prompts:
             raise UserError(f"{args.prompts_file} has no prompts; give it a line for each")
-    return prompts * args.num_samples
+    return [prompt for prompt in prompts for _ in range(args.num_samples)]
 
 
 def read_text(path: Path) -> str:
@@ -84,27 +72,32 @@ def read_text(path: Path) -> str:
 
 def main() -> None:
     args = make_parser().parse_args()
+    if args.chat and args.num_samples > 1:
+        raise UserError("a conversation is one; leave out --num-samples or --chat")
+    if args.system and not args.chat:
+        raise UserError("--system is for a conversation; add --chat")
     settings = {
         "temperature": args.temperature,
         "top_k": args.top_k,
         "top_p": args.top_p,
         "repetition_penalty": args.repetition_penalty,
     }
-    Settings(**settings)
+    Settings(**settings)  # before anything is loaded
+    rng = np.random.default_rng(args.seed)
     source = open_model(args.model, args.tokenizer)
-    if source.tokenizer is None:
-        raise UserError(f"{args.model} does not say how it writes text; give its --tokenizer")
     tokenizer = source.tokenizer
+    if tokenizer is None:
+        raise UserError(f"{args.model} does not say how it writes text; give its --tokenizer")
     if args.chat:
-        if not isinstance(tokenizer, LlamaTokenizer):
-            raise UserError("--chat needs a model with Llama's tokenizer, whose template it uses")
-        chat(source.load(), tokenizer, args, Settings(**settings))
+        chat = Chat(source.load(), tokenizer, args.system, args.max_tokens, rng, **settings)
+        converse(chat)
+        print(chat.stats, file=sys.stderr)
         return
 
     prompts = read_prompts(args)
     longest = max(len(tokenizer.encode_prompt(prompt)) for prompt in prompts)
     model = source.load(len(prompts), min(source.positions, longest + args.max_tokens))
-    rng, stats = np.random.default_rng(args.seed), Stats()
+    stats = Stats()
     pieces = generate_many(model, tokenizer, prompts, args.max_tokens, rng, stats, **settings)
     if len(prompts) == 1:
         print(prompts[0] or "", end="", flush=True)

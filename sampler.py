@@ -19,7 +19,9 @@ import numpy as np
 from errors import RunError, UserError
 from layers.tiles import row_tiles, run_tiles
 from model import Model
-from tokenizer import Tokenizer
+from tokenizer import LlamaTokenizer, Tokenizer
+
+LARGEST = 1e6  # of numbers that float32 logits are divided by: all effect is long reached
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Settings:
 
     Attributes:
         temperature: the logits are divided by it; 0 always takes the likeliest token.
-        top_k: only the k likeliest tokens take part; 0 for all.
+        top_k: only the k likeliest tokens, and those as likely as the last of them, take part; 0
+            for all.
         top_p: only the likeliest tokens that together have this probability take part
             (Holtzman et al. 2020, arXiv 1904.09751, section 3.1); 1 for all.
         repetition_penalty: a positive logit of a token that the text has already is divided by
@@ -45,15 +48,18 @@ class Settings:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < np.inf:
-            raise UserError(f"the temperature must be 0 or more, not {self.temperature}")
+        if not 0 <= self.temperature <= LARGEST:
+            raise UserError(
+                f"the temperature must be from 0 to {LARGEST:g}, not {self.temperature}"
+            )
         if self.top_k < 0:
             raise UserError(f"top-k must be 1 or more, or 0 for all tokens, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top-p must be above 0 and at most 1, not {self.top_p}")
-        if not 0 < self.repetition_penalty < np.inf:
+        if not 1 / LARGEST <= self.repetition_penalty <= LARGEST:
             raise UserError(
-                f"the repetition penalty must be above 0, not {self.repetition_penalty}"
+                f"the repetition penalty must be from {1 / LARGEST:g} to {LARGEST:g}, 1 for none, "
+                f"not {self.repetition_penalty}"
             )
 
     def pick(
@@ -138,6 +144,8 @@ class Cache:
     entered again: one pass over half a context for every half a context of tokens, so that on
     average each token costs about what two do. What was forgotten has no influence any more.
 
+    Whoever else uses the model in between costs a pass over all that is remembered, and no more.
+
     Args:
         model: made for as many sequences; its activations are overwritten.
         texts: at least one token each.
@@ -149,12 +157,23 @@ class Cache:
     def __init__(self, model: Model, texts: Sequence[Sequence[int]]) -> None:
         self.model = model
         lengths = np.array([len(text) for text in texts])
-        self._check_length(lengths.max())
-        self.padding = lengths.max() - lengths
-        self.tokens = np.zeros((len(texts), lengths.max()), np.int64)
+        self.length = lengths.max()  # of the longest
+        self._check_length(self.length)
+        self.padding = self.length - lengths
+        self._tokens = np.zeros((len(texts), model.seq_len), np.int64)
         for row, start, text in zip(self.tokens, self.padding, texts, strict=True):
             row[start:] = text
-        self.entered = 0  # how many positions the buffers hold
+        self._entered = 0  # how many positions the buffers hold
+        self._pass = None  # the model's pass that entered the last of them
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """(B, length): what is remembered of all texts, with padding."""
+        return self._tokens[:, : self.length]
+
+    def texts(self) -> list[np.ndarray]:
+        """The tokens of each text, as far as they are remembered."""
+        return [row[start:] for row, start in zip(self.tokens, self.padding, strict=True)]
 
     def append(self, tokens: np.ndarray) -> None:
         """Add tokens, (B, n), one column or several.
@@ -162,28 +181,33 @@ class Cache:
         Raises:
             UserError: they are more than the context.
         """
-        self._check_length(tokens.shape[1])
-        self.tokens = np.concatenate([self.tokens, tokens], axis=1)
+        count = tokens.shape[1]
+        self._check_length(count)
         older_half = (self.model.seq_len + 1) // 2
-        while self.tokens.shape[1] > self.model.seq_len:
-            self.tokens = self.tokens[:, older_half:]
-            self.padding = np.maximum(self.padding - older_half, 0)
-            self.entered = 0
+        while self.length + count > self.model.seq_len:
+            forgotten = min(older_half, self.length)
+            self.length -= forgotten
+            self._tokens[:, : self.length] = self._tokens[:, forgotten:][:, : self.length]
+            self.padding = np.maximum(self.padding - forgotten, 0)
+            self._entered = 0
+        self.length += count
+        self.tokens[:, -count:] = tokens
 
     def next_logits(self) -> np.ndarray:
-        """Enter what is new, and return the logits of what comes next: (B, V), a view."""
-        logits = self.model.forward(
-            self.tokens[:, self.entered :],
-            start=self.entered,
-            padding=self.padding if self.padding.any() else None,
-            last_only=True,
-        )
-        self.entered = self.tokens.shape[1]
-        return logits[:, 0]
+        """Enter what is new, and return the logits of what comes next: (B, V), a view.
 
-    def texts(self) -> list[np.ndarray]:
-        """The tokens of each text, as far as they are remembered."""
-        return [row[start:] for row, start in zip(self.tokens, self.padding, strict=True)]
+        A pass takes as many positions as the model has rows for: nearly always all at once.
+        """
+        if self.model.passes != self._pass:  # somebody else has used the buffers
+            self._entered = 0
+        columns = self.model.rows // len(self.tokens)
+        while self._entered < self.length:
+            new = self.tokens[:, self._entered : self._entered + columns]
+            padding = self.padding if self.padding.any() else None
+            logits = self.model.forward(new, start=self._entered, padding=padding, last_only=True)
+            self._entered += new.shape[1]
+        self._pass = self.model.passes
+        return logits[:, 0]
 
     def _check_length(self, length: int) -> None:
         if length > self.model.seq_len:
@@ -200,15 +224,17 @@ class Stats:
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
     tokens: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # in all
 
     def __str__(self) -> str:
-        total = self.prompt_seconds + self.seconds
         return (
-            f"{self.tokens} tokens in {total:.2f} s, {self.tokens / total:.0f} tokens/s; of that "
-            f"the prompt, {self.prompt_tokens} tokens in {self.prompt_seconds:.2f} s, "
-            f"{self.prompt_tokens / self.prompt_seconds:.0f} tokens/s"
+            f"{_speed(self.tokens, self.seconds)}; "
+            f"of that the prompt, {_speed(self.prompt_tokens, self.prompt_seconds)}"
         )
+
+
+def _speed(tokens: int, seconds: float) -> str:
+    return f"{tokens} tokens in {seconds:.2f} s, {tokens / max(seconds, 1e-9):.0f} tokens/s"
 
 
 def generate(
@@ -231,6 +257,7 @@ def generate(
 
     Raises:
         UserError: the prompt is empty or longer than the context, or a setting out of its range.
+        RunError: the model's logits are no numbers.
     """
     pieces = generate_many(model, tokenizer, [prompt], max_tokens, rng, **settings)
     return (piece for _, piece in pieces)
@@ -247,7 +274,8 @@ def generate_many(
 ) -> Iterator[tuple[int, str]]:
     """Continue many prompts at once, of any lengths: (number of the prompt, piece of its text).
 
-    What one says has nothing to do with what the others say: each has its own chances.
+    What one says has nothing to do with what the others say, for each has its own chances, until
+    the longest text fills the context: what a `Cache` forgets, it forgets of all.
 
     Args:
         model: made for at least as many sequences as there are prompts.
@@ -257,29 +285,98 @@ def generate_many(
     Raises:
         UserError: as `generate`.
     """
+    if not prompts:
+        return iter(())
     texts = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     cache, choice = Cache(model, texts), Settings(**settings)
     rng = np.random.default_rng(0) if rng is None else rng
     stats = Stats() if stats is None else stats
-    stats.prompt_tokens = sum(map(len, texts))
+    stats.prompt_tokens += sum(map(len, texts))
+    return _pieces(cache, tokenizer, max_tokens, rng, stats, choice)
 
-    def pieces() -> Iterator[tuple[int, str]]:
-        decoders = [tokenizer.decoder(text[-1]) for text in texts]
-        begin = time.perf_counter()
-        for tokens in generate_tokens(cache, max_tokens, tokenizer.ends, choice, rng):
-            if not stats.prompt_seconds:
-                stats.prompt_seconds = time.perf_counter() - begin
-                begin = time.perf_counter()
-            stats.seconds = time.perf_counter() - begin
-            for number, token in tokens.items():
-                stats.tokens += 1
-                if piece := decoders[number].feed(token):
-                    yield number, piece
-        for number, decoder in enumerate(decoders):
-            if piece := decoder.finish():
+
+def _pieces(
+    cache: Cache,
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    rng: np.random.Generator,
+    stats: Stats,
+    settings: Settings,
+) -> Iterator[tuple[int, str]]:
+    """What `generate_many` returns."""
+    decoders = [tokenizer.decoder(last) for last in cache.tokens[:, -1]]
+    steps = generate_tokens(cache, max_tokens, tokenizer.ends, settings, rng)
+    begin = time.perf_counter()
+    tokens = next(steps, {})
+    stats.prompt_seconds += time.perf_counter() - begin
+    while tokens:
+        stats.tokens += len(tokens)
+        for number, token in tokens.items():
+            if piece := decoders[number].feed(token):
                 yield number, piece
+        tokens = next(steps, {})
+    stats.seconds += time.perf_counter() - begin
+    for number, decoder in enumerate(decoders):
+        if piece := decoder.finish():
+            yield number, piece
 
-    return pieces()
+
+class Chat:
+    """A conversation with a Llama 2, all its turns in one cache.
+
+    Its template (Touvron et al. 2023, arXiv 2307.09288, appendix A.3.3, and Meta's code):
+
+        <s>[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{message} [/INST] {answer} </s><s>[INST] ...
+
+    When the context is full, its older half is forgotten, and with it the system prompt.
+
+    Args:
+        model: its activations serve as the cache, and are overwritten.
+        system: how it shall answer.
+        max_tokens: of an answer.
+        rng: where the chances come from; by default a generator seeded with 0.
+        settings: see `Settings`.
+
+    Raises:
+        UserError: the tokenizer is not Llama's, or a setting out of its range.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        system: str | None = None,
+        max_tokens: int = 200,
+        rng: np.random.Generator | None = None,
+        **settings: Any,
+    ) -> None:
+        if not isinstance(tokenizer, LlamaTokenizer):
+            raise UserError("a chat needs a model with Llama's tokenizer, whose template it uses")
+        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+        self.settings = Settings(**settings)
+        self.rng = np.random.default_rng(0) if rng is None else rng
+        self.stats = Stats()
+        self._system = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system else ""
+        self._cache: Cache | None = None
+
+    def answer(self, message: str) -> Iterator[str]:
+        """The answer to a message, piece by piece; a turn ends when all pieces were taken.
+
+        Raises:
+            UserError: the message is longer than the context.
+        """
+        tokenizer, cache = self.tokenizer, self._cache
+        turn = f"[INST] {self._system}{message.strip()} [/INST]"
+        tokens = [tokenizer.begin, *tokenizer.encode(turn)]
+        if cache is None:
+            cache = Cache(self.model, [tokens])
+        else:
+            ended = cache.tokens[0, -1] == tokenizer.end
+            cache.append(np.array([tokens if ended else [tokenizer.end, *tokens]]))
+        self._cache, self._system = cache, ""
+        self.stats.prompt_tokens += len(tokens)
+        pieces = _pieces(cache, tokenizer, self.max_tokens, self.rng, self.stats, self.settings)
+        return (piece for _, piece in pieces)
 
 
 def generate_tokens(

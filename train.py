@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from adam import AdamW, cosine_schedule
-from checkpoint import CHECKPOINT, load_arrays, read_meta, save_checkpoint
+from checkpoint import CHECKPOINT, load_arrays, save_checkpoint
 from dataloader import DataLoader
 from dev.data import pydocs
 from errors import RunError, UserError, at_least
@@ -85,7 +85,7 @@ def main(kind: str) -> None:
         positions=max(T, source.positions if source else 0),
     )
     if args.resume:
-        run.restore(source.path)
+        run.restore(source)
     elif source:
         source.fill(model.params)
     try:
@@ -240,10 +240,10 @@ class Run:
         save_checkpoint(self.args.out / CHECKPOINT, meta, self._arrays())
         self.saved_step = self.step
 
-    def restore(self, path: Path) -> None:
+    def restore(self, source: Source) -> None:
         """Go to where the run was when the checkpoint was saved."""
-        meta = read_meta(path)
-        load_arrays(path, self._arrays())
+        load_arrays(source.path, self._arrays())
+        meta = source.meta
         self.step = self.saved_step = self.optimizer.num_steps = meta["step"]
         self.batches.restore(meta["loader"])
         self.rng.bit_generator.state = meta["rng"]
@@ -290,7 +290,9 @@ def read_arguments(kind: str) -> tuple[argparse.Namespace, Source | None]:
     if args.resume:
         if args.init_from or args.out:
             raise UserError("--resume goes on with a run; leave out --init-from and --out")
-        meta = read_meta(source.path)
+        meta = source.meta
+        if meta is None:
+            raise UserError(f"{args.resume} is a model and no run; fine-tune it by --init-from")
         # The run's settings take the place of the defaults; what is given here precedes both.
         parser.set_defaults(**meta["settings"])
         args = parser.parse_args()
@@ -411,7 +413,8 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
     optimiser.add_argument(
         "--lr",
         type=at_least(0.0),
-        help="highest learning rate (default: 0.4 / channels, since wider models need lower ones)",
+        help="highest learning rate (default: 0.4 / channels, since wider models need lower ones; "
+        "fine-tuning needs a fraction of it)",
     )
     optimiser.add_argument(
         "--min-lr", type=at_least(0.0), default=0.0, help=f"last learning rate {default}"

@@ -23,6 +23,7 @@ from files import replacing
 MAGIC = 0x616B3432.to_bytes(4, "little")
 HEADER_BYTES = {0: 28, 1: 256, 2: 256}
 NUMBERS = ("dim", "hidden_dim", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "seq_len")
+CONSTANTS = {"norm_eps": 1e-5, "rope_theta": 10000.0}  # the same in all its models
 NORMS = ("rms1w", "rms2w", "rmsfw")
 TABLES = ("cos", "sin")  # of the rotary angles, which llama2.c itself no longer reads
 
@@ -66,12 +67,20 @@ def write(
     """Write a model; `numbers` and `tensors` are as `read` returns them.
 
     Raises:
-        UserError: there is no such version, or a tensor has not the shape that the numbers say.
+        UserError: there is no such version, a tensor has not the shape that the numbers say, or
+            `numbers` has a norm_eps or a rope_theta that is not llama2.c's.
         RunError: it cannot be written; what was there before is unharmed.
     """
     if version not in HEADER_BYTES:
         raise UserError(f"cannot write {path} as version {version}; llama2.c knows 0, 1 and 2")
-    group_size = math.gcd(64, numbers["dim"])  # 64, halved until it divides dim
+    for name, value in CONSTANTS.items():
+        if numbers.get(name, value) != value:
+            raise UserError(
+                f"cannot write {path}: the model's {name} is {numbers[name]}, and llama2.c, whose "
+                f"files do not tell it, always computes with {value}"
+            )
+    # A group must not reach from one row of a matrix into the next.
+    group_size = math.gcd(64, numbers["dim"], numbers["hidden_dim"])
     tables = _rotary_tables(numbers) if version == 0 else {}
     with replacing(path) as file:
         file.write(_header(numbers, version, group_size))

@@ -9,13 +9,15 @@ A rotation has no parameters and keeps lengths; its derivative is the rotation b
 import numpy as np
 
 
-def rope_rotations(num_positions: int, head_size: int, theta: float, dtype: type) -> np.ndarray:
+def rope_rotations(
+    num_positions: int, head_size: int, theta: float, dtype: np.typing.DTypeLike
+) -> np.ndarray:
     """(T, D/2) complex numbers of length 1: rotations[t, i] = exp(1j t theta^(-2i/D)).
 
     Args:
         num_positions: T.
         head_size: D, an even number.
-        theta: how slowly the slowest pair turns; 10,000 in the paper.
+        theta: the base of the frequencies; 10,000 in the paper.
         dtype: of the numbers that will be rotated; two of them make a complex one.
     """
     frequencies = theta ** (-np.arange(0, head_size, 2) / head_size)

@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,6 +45,17 @@ def _helpers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_threads() - 1, thread_name_prefix="tile", initializer=quiet)
 
 
+# Two threads that each set a limit and restore what they found would in the end restore a limit.
+_limiting = threading.Lock()
+
+
+@contextlib.contextmanager
+def _blas_alone() -> Iterator[None]:
+    """BLAS keeps to the thread that calls it."""
+    with _limiting, _blas().limit(limits=1):
+        yield
+
+
 def run_tiles(
     work: Callable[[Any], Any], items: Iterable[Any], products: bool = False
 ) -> list[Any]:
@@ -68,7 +79,7 @@ def run_tiles(
         for i in remaining:  # an iterator gives each number to one thread only
             results[i] = work(items[i])
 
-    with _blas().limit(limits=1) if products else contextlib.nullcontext():
+    with _blas_alone() if products else contextlib.nullcontext():
         # The calling thread takes its turns, too: waking another one takes longest of all here.
         helpers = [_helpers().submit(take_turns) for _ in range(num_threads() - 1)]
         try:

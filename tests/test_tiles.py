@@ -1,6 +1,7 @@
 """Tiles: all of them are worked on, once each, and what comes back is in their order."""
 
 import threading
+import time
 
 import pytest
 
@@ -59,3 +60,20 @@ def test_slices_cover_everything_once(length, count):
     sizes = [part.stop - part.start for part in parts]
     assert len(parts) == min(length, count)
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_two_callers_leave_blas_as_it_was():
+    """Each keeps it to one thread for a while; the last one must not restore that."""
+    before = [library["num_threads"] for library in tiles._blas().info()]
+    callers = [
+        threading.Thread(
+            target=lambda: [run_tiles(lambda _: time.sleep(1e-4), [0, 1], True) for _ in range(50)]
+        )
+        for _ in range(2)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    tiles._blas.cache_clear()
+    assert [library["num_threads"] for library in tiles._blas().info()] == before

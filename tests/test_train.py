@@ -195,6 +195,9 @@ def test_fine_tuning_a_real_model(program, starter, tmp_path):
     assert program("llama2_train", "--resume", tmp_path / "run" / "step70.npz")[0] == 0
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert program("sample", tmp_path / "run", "--prompt", "First", "--max-tokens", 9)[0] == 0
+    status, _, err = program("llama2_train", "--resume", starter / "stories260K.bin")
+    assert status == 2
+    assert "--init-from" in err
 
 
 def test_the_other_models_trainer_is_named(program, small, tmp_path):

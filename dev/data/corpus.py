@@ -85,6 +85,8 @@ def write_corpus(train: Iterable[str], val: Iterable[str], folder: Path, tokeniz
     Raises:
         UserError: a split has no text, or the tokenizer cannot be had or is too large.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; name a folder for the corpus")
     vocabulary = _make_tokenizer(tokenizer, train)
     folder.mkdir(parents=True, exist_ok=True)
     # A run that fails half-way leaves the corpus that was there before.

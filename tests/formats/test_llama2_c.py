@@ -13,7 +13,7 @@ from formats.llama2_c import read, write
 # No two of the numbers are equal, so that none can stand in another's place unnoticed.
 NUMBERS = {
     "dim": 24,
-    "hidden_dim": 20,
+    "hidden_dim": 40,
     "num_layers": 3,
     "num_heads": 6,
     "num_kv_heads": 2,
@@ -29,9 +29,9 @@ SHAPES = {
     "wv": (3, 8, 24),
     "wo": (3, 24, 24),
     "rms2w": (3, 24),
-    "w1": (3, 20, 24),
-    "w2": (3, 24, 20),
-    "w3": (3, 20, 24),
+    "w1": (3, 40, 24),
+    "w2": (3, 24, 40),
+    "w3": (3, 40, 24),
     "rmsfw": (24,),
     "wcls": (11, 24),
 }
@@ -90,7 +90,7 @@ def test_version_0_has_its_order_of_tensors_with_rotary_tables(path, tied):
     ]
     floats = np.concatenate([array.ravel() for array in expected])
     data = path.read_bytes()
-    assert data[:28] == struct.pack("<7i", 24, 20, 3, 6, 2, 11 if tied else -11, 5)
+    assert data[:28] == struct.pack("<7i", 24, 40, 3, 6, 2, 11 if tied else -11, 5)
     np.testing.assert_allclose(np.frombuffer(data[28:], "<f4"), floats, rtol=0, atol=1e-6)
 
 
@@ -98,7 +98,7 @@ def test_version_0_has_its_order_of_tensors_with_rotary_tables(path, tied):
 def test_version_1_has_the_norms_first(path, tied):
     numbers, tensors = model(tied)
     write(path, numbers, tensors, version=1)
-    header = struct.pack("<Iiiiiiiii?", 0x616B3432, 1, 24, 20, 3, 6, 2, 11, 5, tied)
+    header = struct.pack("<Iiiiiiiii?", 0x616B3432, 1, 24, 40, 3, 6, 2, 11, 5, tied)
     names = ["rms1w", "rms2w", "rmsfw", *(name for name in MATRICES if name in tensors)]
     floats = [number for name in names for number in tensors[name].ravel()]
     expected = header + bytes(256 - len(header)) + struct.pack(f"<{len(floats)}f", *floats)
@@ -120,7 +120,7 @@ def quantised(matrix: np.ndarray, group_size: int) -> bytes:
 def test_version_2_has_values_and_scales_layer_by_layer(path, tied):
     numbers, tensors = model(tied)
     write(path, numbers, tensors, version=2)
-    header = struct.pack("<Iiiiiiiii?i", 0x616B3432, 2, 24, 20, 3, 6, 2, 11, 5, tied, 8)
+    header = struct.pack("<Iiiiiiiii?i", 0x616B3432, 2, 24, 40, 3, 6, 2, 11, 5, tied, 8)
     expected = header + bytes(256 - len(header))
     for name in ("rms1w", "rms2w", "rmsfw"):
         expected += tensors[name].tobytes()
@@ -133,7 +133,7 @@ def test_version_2_has_values_and_scales_layer_by_layer(path, tied):
 
 def test_headers_byte_by_byte(path):
     numbers, tensors = model()
-    numbers_bytes = bytes.fromhex("18000000 14000000 03000000 06000000 02000000")
+    numbers_bytes = bytes.fromhex("18000000 28000000 03000000 06000000 02000000")
     write(path, numbers, tensors, version=0)
     assert path.read_bytes()[:28] == numbers_bytes + bytes.fromhex("f5ffffff 05000000")
     numbers_bytes += bytes.fromhex("0b000000 05000000")
@@ -161,7 +161,7 @@ def test_a_real_model(starter, path):
     assert tensors["wk"].shape == (5, 32, 64)
     assert tensors["w2"].shape == (5, 64, 172)
     assert sum(tensor.size for tensor in tensors.values()) == 260_032
-    assert 0.5 < tensors["rmsfw"].mean() < 20  # nothing is shifted: a norm's weights are not small
+    assert 0.5 < tensors["rmsfw"].mean() < 40  # nothing is shifted: a norm's weights are not small
 
     write(path, numbers, tensors, version=0)
     original, written = (np.frombuffer(file.read_bytes(), np.uint8) for file in (source, path))
@@ -230,19 +230,22 @@ def test_every_group_is_quantised_to_its_largest_weight(matrix):
 
 
 @pytest.mark.parametrize(
-    ("dim", "group_size"), [(24, 8), (64, 64), (288, 32), (768, 64), (6, 2), (10, 2)]
+    ("dim", "hidden_dim", "group_size"),
+    [(24, 40, 8), (64, 128, 64), (288, 768, 32), (64, 172, 4), (6, 64, 2), (10, 64, 2)],
 )
-def test_the_group_size_divides_the_dimension(path, dim, group_size):
-    numbers = NUMBERS | {"dim": dim, "num_heads": 1, "num_kv_heads": 1}
+def test_the_group_size_divides_every_row(path, dim, hidden_dim, group_size):
+    """As llama2.c's runq.c needs it."""
+    numbers = {"dim": dim, "hidden_dim": hidden_dim, "num_heads": 1, "num_kv_heads": 1}
+    numbers = NUMBERS | numbers
     shapes = {
         "wte": (11, dim),
         "rms1w": (3, dim),
         "rms2w": (3, dim),
         "rmsfw": (dim,),
         "wcls": (11, dim),
-        "w1": (3, 20, dim),
-        "w2": (3, dim, 20),
-        "w3": (3, 20, dim),
+        "w1": (3, hidden_dim, dim),
+        "w2": (3, dim, hidden_dim),
+        "w3": (3, hidden_dim, dim),
     } | dict.fromkeys(("wq", "wk", "wv", "wo"), (3, dim, dim))
     tensors = {name: np.full(shape, 2, np.float32) for name, shape in shapes.items()}
     write(path, numbers, tensors, version=2)
@@ -277,7 +280,7 @@ def test_a_model_can_be_rewritten_in_its_own_place(path, version):
 def test_a_tensor_of_another_shape_is_not_written(path):
     numbers, tensors = model()
     tensors["w2"] = tensors["w1"]
-    with pytest.raises(UserError, match=r"model\.bin: the tensor w2 is \(3, 20, 24\), .*24, 20\)"):
+    with pytest.raises(UserError, match=r"model\.bin: the tensor w2 is \(3, 40, 24\), .*24, 40\)"):
         write(path, numbers, tensors)
     assert not list(path.parent.iterdir())
 
@@ -418,3 +421,11 @@ def test_reading_maps_and_does_not_copy(path, version):
         file.seek(position)
         file.write(struct.pack("<f", 7.5))
     assert tensors["w3"][0, 0, 0] == 7.5
+
+
+@pytest.mark.parametrize(("name", "value"), [("norm_eps", 1e-6), ("rope_theta", 500000.0)])
+def test_a_model_that_the_format_cannot_tell_is_not_written(path, name, value):
+    numbers, tensors = model()
+    with pytest.raises(UserError, match=f"{name} is {value}"):
+        write(path, numbers | {name: value}, tensors)
+    assert not path.exists()
