@@ -183,7 +183,7 @@ class GPT2(Model):
         every_position = padding is None and not last_only
         B, T = self._start_forward(tokens, targets, start, every_position)
         p, a = self.params, self._views(B, T, start)
-        H, V = self.config.num_heads, self.config.vocab_size
+        V = self.config.vocab_size
 
         embedding_forward(a.residual[0], tokens.ravel(), p.wte)
         position_forward(a.residual[0].reshape(B, T, -1), p.wpe, start, padding)
@@ -192,7 +192,7 @@ class GPT2(Model):
                 a.ln1[i], a.ln1_mean[i], a.ln1_rstd[i], a.residual[i], p.ln1w[i], p.ln1b[i]
             )
             linear_forward(a.qkv[i], a.ln1[i], p.qkvw[i], p.qkvb[i])
-            out = split_heads(a.att[i], B, H)
+            out = a.att_heads[i]
             attention_forward(out, a.lse[i], a.q[i], a.k[i], a.v[i], start, padding)
             linear_forward(a.residual_mid[i], a.att[i], p.attprojw[i], p.attprojb[i])
             a.residual_mid[i] += a.residual[i]
@@ -257,7 +257,7 @@ class GPT2(Model):
             linear_backward(
                 dx, g.attprojw[i], g.attprojb[i], dresidual, a.att[i], p.attprojw[i], accumulate
             )
-            out, dout = split_heads(a.att[i], B, H), split_heads(dx, B, H)
+            out, dout = a.att_heads[i], split_heads(dx, B, H)
             attention_backward(dq, dk, dv, dout, a.q[i], a.k[i], a.v[i], out, a.lse[i])
             linear_backward(dx, g.qkvw[i], g.qkvb[i], dqkv, a.ln1[i], p.qkvw[i], accumulate)
             x = a.residual[i]
@@ -275,6 +275,7 @@ class GPT2(Model):
         a.qkv, everything = self._cached("qkv", B, T, start)
         a.q, a.k, a.v = self._split_qkv(everything)
         a.q = a.q[:, :, start:]
+        a.att_heads = split_heads(a.att, B, self.config.num_heads)
         return a
 
     def _split_qkv(self, qkv: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -215,9 +215,7 @@ class Llama2(Model):
         every_position = padding is None and not last_only
         B, T = self._start_forward(tokens, targets, start, every_position)
         p, a = self.params, self._views(B, T, start)
-        H, K = self.config.num_heads, self.config.num_kv_heads
-        eps = self.config.norm_eps
-        rotations = self._rotations[start : start + T]
+        eps, rotations = self.config.norm_eps, self._rotations[start : start + T]
 
         embedding_forward(a.residual[0], tokens.ravel(), p.wte)
         for i in range(self.config.num_layers):
@@ -225,12 +223,10 @@ class Llama2(Model):
             linear_forward(a.q[i], a.rms1[i], p.wq[i])
             linear_forward(a.k[i], a.rms1[i], p.wk[i])
             linear_forward(a.v[i], a.rms1[i], p.wv[i])
-            q, k = split_heads(a.q[i], B, H), split_heads(a.k[i], B, K)
+            q, k, out = a.q_heads[i], a.k_heads[i], a.att_heads[i]
             rope_forward(q, q, rotations)
             rope_forward(k, k, rotations)
-            keys, values = split_heads(a.keys[i], B, K), split_heads(a.values[i], B, K)
-            out = split_heads(a.att[i], B, H)
-            attention_forward(out, a.lse[i], q, keys, values, start, padding)
+            attention_forward(out, a.lse[i], q, a.keys[i], a.values[i], start, padding)
             linear_forward(a.residual_mid[i], a.att[i], p.wo[i])
             a.residual_mid[i] += a.residual[i]
             rmsnorm_forward(a.rms2[i], a.rms2_rstd[i], a.residual_mid[i], p.rms2w[i], eps)
@@ -287,13 +283,8 @@ class Llama2(Model):
             rmsnorm_backward(dx, g.rms2w[i], dx, x, p.rms2w[i], a.rms2_rstd[i], accumulate)
             dresidual += dx
             linear_backward(dx, g.wo[i], None, dresidual, a.att[i], p.wo[i], accumulate)
-            out, dout = split_heads(a.att[i], B, H), split_heads(dx, B, H)
-            q, k, v = (
-                split_heads(a.q[i], B, H),
-                split_heads(a.k[i], B, K),
-                split_heads(a.v[i], B, K),
-            )
-            attention_backward(dq, dk, dv, dout, q, k, v, out, a.lse[i])
+            q, out, dout = a.q_heads[i], a.att_heads[i], split_heads(dx, B, H)
+            attention_backward(dq, dk, dv, dout, q, a.keys[i], a.values[i], out, a.lse[i])
             rope_backward(dk, dk, rotations)
             rope_backward(dq, dq, rotations)
             linear_backward(dx, g.wv[i], None, a.dv, a.rms1[i], p.wv[i], accumulate)
@@ -308,8 +299,15 @@ class Llama2(Model):
         embedding_backward(g.wte, dresidual, tokens.ravel(), accumulate or self.config.tied)
 
     def _views(self, B: int, T: int, start: int) -> SimpleNamespace:
-        """The activations of a batch; `keys` and `values` reach back to position 0."""
+        """The activations of a batch, some of them also head by head: (L, B, T, heads, D).
+
+        `keys` and `values` reach back to position 0; all others begin at `start`.
+        """
+        H, K = self.config.num_heads, self.config.num_kv_heads
         a = self._cut(B, T)
-        a.k, a.keys = self._cached("k", B, T, start)
-        a.v, a.values = self._cached("v", B, T, start)
+        a.k, keys = self._cached("k", B, T, start)
+        a.v, values = self._cached("v", B, T, start)
+        a.keys, a.values = split_heads(keys, B, K), split_heads(values, B, K)
+        a.q_heads, a.k_heads = split_heads(a.q, B, H), split_heads(a.k, B, K)
+        a.att_heads = split_heads(a.att, B, H)
         return a

@@ -165,8 +165,9 @@ class Model:
 
 
 def split_heads(x: np.ndarray, B: int, num_heads: int) -> np.ndarray:
-    """(N, C) -> (B, T, H, D), a view."""
-    return x.reshape(B, -1, num_heads, x.shape[-1] // num_heads, copy=False)
+    """(N, C) -> (B, T, H, D), or of all layers (L, N, C) -> (L, B, T, H, D); a view."""
+    layers = x.shape[:1] if x.ndim > 2 else ()
+    return x.reshape(*layers, B, -1, num_heads, x.shape[-1] // num_heads, copy=False)
 
 
 def check_counts(**numbers: int) -> None:
