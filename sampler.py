@@ -85,20 +85,17 @@ class Settings:
         # Division by a temperature next to 0 would overflow, and change nothing.
         if self.temperature < 1e-6:
             return logits.argmax(axis=1)
-        chances = [rng.random() for rng in rngs]
-        tokens = np.empty(len(logits), np.int64)
 
         def work(rows: slice) -> None:
             weights = logits[rows]
             weights -= weights.max(axis=1, keepdims=True)
             weights /= self.temperature
             np.exp(weights, out=weights)
-            for text in range(len(logits))[rows]:
-                self._keep_likely(logits[text])
-                tokens[text] = draw(logits[text], chances[text])
+            for text in weights:
+                self._keep_likely(text)
 
         run_tiles(work, row_tiles(logits))
-        return tokens
+        return draw(logits, np.array([rng.random() for rng in rngs]))
 
     def _keep_likely(self, weights: np.ndarray) -> None:
         """Take the weight, (V,), of the tokens that `top_k` and `top_p` leave out."""
@@ -113,27 +110,36 @@ class Settings:
             weights[weights < falling[min(last, len(falling) - 1)]] = 0
 
 
-def draw(weights: np.ndarray, chance: float, block: int = 128) -> int:
-    """The token at `chance`, from 0 to 1, of the way through all weights laid end to end.
+def draw(weights: np.ndarray, chances: np.ndarray, block: int = 128) -> np.ndarray:
+    """The tokens at `chances`, from 0 to 1, of the way through all weights laid end to end.
 
     First the block of tokens is found, then the token in it: a running sum over all of them, which
     cannot be vectorised, would take longer than all the rest of `Settings.pick`.
 
     Args:
-        weights: (V,), of which at least one is above 0.
+        weights: (B, V), in each row at least one above 0.
+        chances: (B,).
+
+    Returns:
+        (B,) integers.
     """
+    V = weights.shape[1]
+    blocks = np.add.reduceat(weights, np.arange(0, V, block), axis=1)
+    number, place = _find(blocks, chances * blocks.sum(axis=1, dtype=np.float64))
+    tokens = number[:, None] * block + np.arange(block)
+    members = np.take_along_axis(weights, np.minimum(tokens, V - 1), axis=1)
+    members[tokens >= V] = 0
+    member, _ = _find(members, place)
+    return number * block + member
 
-    def find(parts: np.ndarray, place: float) -> tuple[int, float]:
-        """The part at `place`, and how far into it that is."""
-        ends = np.cumsum(parts, dtype=np.float64)
-        place = min(place, np.nextafter(ends[-1], 0))  # sums of other parts round otherwise
-        part = np.searchsorted(ends, place, side="right")
-        return part, place - (ends[part] - parts[part])
 
-    blocks = np.add.reduceat(weights, np.arange(0, len(weights), block))
-    number, place = find(blocks, chance * blocks.sum(dtype=np.float64))
-    token, _ = find(weights[block * number : block * (number + 1)], place)
-    return int(block * number + token)
+def _find(parts: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """In each row the part that lies at `places`, and how far into it that is: (B,) and (B,)."""
+    ends = np.cumsum(parts, axis=1, dtype=np.float64)
+    places = np.minimum(places, np.nextafter(ends[:, -1], 0))  # sums of other parts round otherwise
+    found = (ends <= places[:, None]).sum(axis=1)
+    begins = np.take_along_axis(ends - parts, found[:, None], axis=1)[:, 0]
+    return found, places - begins
 
 
 class Cache:
