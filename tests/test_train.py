@@ -14,6 +14,7 @@ import pytest
 
 import gpt2
 import llama2
+import options
 import train
 from checkpoint import read_meta, save_checkpoint
 from dataloader import write_shard
@@ -221,7 +222,7 @@ def test_a_model_whose_vocabulary_is_not_known(program, corpus, tmp_path):
 def test_without_names_the_newest_corpus_and_a_free_folder_are_taken(
     program, corpus, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(train, "ROOT", tmp_path)
+    monkeypatch.setattr(options, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     for age, name in enumerate(("new", "old")):
         shutil.copytree(corpus, tmp_path / "data" / name)
@@ -235,7 +236,7 @@ def test_without_names_the_newest_corpus_and_a_free_folder_are_taken(
 
 
 def test_without_a_corpus_the_default_one_is_made(program, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "ROOT", tmp_path)
+    monkeypatch.setattr(options, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert program("gpt2_train", *SMALL, "--steps", 1)[0] == 0
     assert (tmp_path / "data" / "pydocs" / "train_000000.bin").is_file()
@@ -476,5 +477,5 @@ def test_help_is_a_page_for_a_person(program):
     assert status == 0
     for group in ("the model", "the data", "the optimiser", "the run"):
         assert f"{group}:" in out
-    for action in train.make_parser("gpt2")._actions:
+    for action in options.make_parser("gpt2")._actions:
         assert action.help, action.dest

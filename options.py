@@ -1,0 +1,235 @@
+"""What train.py is asked to do: its options, and what they refer to."""
+
+import argparse
+import itertools
+from pathlib import Path
+
+from checkpoint import CHECKPOINT
+from dev.data import pydocs
+from errors import UserError, at_least
+from load import FAMILIES, Source, open_model
+from tokenizer import Tokenizer, find_tokenizer
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_arguments(kind: str) -> tuple[argparse.Namespace, Source | None]:
+    """The settings, and the model to start from, if one was named.
+
+    Raises:
+        UserError: settings contradict each other, or name what is not there.
+    """
+    family, parser = FAMILIES[kind], make_parser(kind)
+    args, source = parser.parse_args(), None
+    origin = args.resume or args.init_from
+    if origin:
+        if args.preset:
+            raise UserError(f"the model is the one in {origin}; leave out --preset")
+        source = open_model(origin)
+        if source.kind != kind:
+            raise UserError(
+                f"{origin} holds a {FAMILIES[source.kind].title}; use {source.kind}_train.py"
+            )
+    if args.resume:
+        if args.init_from or args.out:
+            raise UserError("--resume goes on with a run; leave out --init-from and --out")
+        meta = source.meta
+        if meta is None:
+            raise UserError(f"{args.resume} is a model and no run; fine-tune it by --init-from")
+        # The run's settings take the place of the defaults; what is given here precedes both.
+        parser.set_defaults(**meta["settings"])
+        args = parser.parse_args()
+        args.out = source.path.parent
+        if args.steps <= meta["step"]:
+            raise UserError(
+                f"{args.resume} has done its {meta['step']} steps; give a higher --steps to go on"
+            )
+        return args, source
+
+    args.preset = source.name if source else args.preset or next(iter(family.presets))
+    if not source and args.preset not in family.presets:
+        known = ", ".join(family.presets)
+        raise UserError(f"there is no preset {args.preset!r}; choose from {known}")
+    if args.warmup is None:
+        args.warmup = args.steps // 10
+    if not args.out:
+        suffixes = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
+        folders = (Path("runs", args.preset + suffix) for suffix in suffixes)
+        args.out = next(folder for folder in folders if not folder.exists())
+    elif args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file; name a folder for the run")
+    elif (args.out / CHECKPOINT).exists():
+        raise UserError(
+            f"{args.out} holds a run already; go on with it by --resume {args.out}, or choose "
+            "another --out"
+        )
+    return args, source
+
+
+def check_vocabulary(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
+    """Refuse a corpus in another vocabulary than the model's."""
+    own = source.tokenizer
+    if own and own.to_bytes() != tokenizer.to_bytes():
+        raise UserError(
+            f"{folder} has another vocabulary than {source.path} was trained with; prepare it "
+            "again with that --tokenizer"
+        )
+    if source.config.vocab_size != tokenizer.vocab_size:
+        raise UserError(
+            f"{folder} has a vocabulary of {tokenizer.vocab_size:,} tokens, and {source.path} one "
+            f"of {source.config.vocab_size:,}; prepare it again with that model's --tokenizer"
+        )
+
+
+def find_corpus(name: str | None) -> Path:
+    """The folder of a corpus: the one named, else the one made last, else pydocs, made now.
+
+    Raises:
+        UserError: there is no corpus of that name.
+    """
+    if name:
+        for folder in (Path(name), ROOT / "data" / name):
+            if find_tokenizer(folder):
+                return folder
+        raise UserError(
+            f"there is no corpus {name}, neither as a folder nor in data/; make one with a script "
+            "in dev/data, for example python dev/data/textfile.py MY.txt"
+        )
+    made = [path for folder in (ROOT / "data").glob("*") if (path := find_tokenizer(folder))]
+    if made:
+        return max(made, key=lambda path: path.stat().st_mtime).parent
+    print("no corpus is prepared: preparing Python's own documentation", flush=True)
+    folder = ROOT / "data" / "pydocs"
+    pydocs.prepare(folder)
+    return folder
+
+
+def make_parser(kind: str) -> argparse.ArgumentParser:
+    family = FAMILIES[kind]
+    parser = argparse.ArgumentParser(
+        description=f"Train a {family.title} in plain NumPy. Without arguments: a small one, on "
+        "Python's own documentation, in under three minutes on two cores.",
+    )
+    default = "(default: %(default)s)"
+
+    model = parser.add_argument_group("the model")
+    model.add_argument("--preset", help=f"{', '.join(family.presets)} (default: the first)")
+    model.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="PATH",
+        help="fine-tune this instead: a run, a checkpoint, or a llama2.c file",
+    )
+
+    data = parser.add_argument_group("the data")
+    data.add_argument(
+        "--data",
+        metavar="NAME",
+        help="a corpus in data/, or any folder that a script in dev/data made (default: the one "
+        "made last; if there is none, pydocs is made now)",
+    )
+    data.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        default=8,
+        metavar="B",
+        help=f"sequences at once {default}",
+    )
+    data.add_argument(
+        "--seq-len",
+        type=at_least(1),
+        metavar="T",
+        help="tokens in a sequence (default: as many as the model has positions, but at most 256)",
+    )
+    data.add_argument(
+        "--grad-accum",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help=f"batches in one step {default}",
+    )
+
+    optimiser = parser.add_argument_group("the optimiser")
+    optimiser.add_argument(
+        "--steps", type=at_least(1), default=700, metavar="N", help=f"in all {default}"
+    )
+    optimiser.add_argument(
+        "--lr",
+        type=at_least(0.0),
+        help="highest learning rate (default: 0.4 / channels, since wider models need lower ones; "
+        "fine-tuning needs a fraction of it)",
+    )
+    optimiser.add_argument(
+        "--min-lr", type=at_least(0.0), default=0.0, help=f"last learning rate {default}"
+    )
+    optimiser.add_argument(
+        "--warmup",
+        type=at_least(0),
+        metavar="N",
+        help="steps up to the highest (default: a tenth of --steps)",
+    )
+    optimiser.add_argument("--weight-decay", type=at_least(0.0), default=0.1, help=default)
+    optimiser.add_argument("--beta1", type=at_least(0.0, below=1.0), default=0.9, help=default)
+    optimiser.add_argument("--beta2", type=at_least(0.0, below=1.0), default=0.99, help=default)
+    optimiser.add_argument(
+        "--clip",
+        type=at_least(0.0),
+        default=1.0,
+        help=f"largest gradient norm, 0 for any {default}",
+    )
+
+    run = parser.add_argument_group("the run")
+    run.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where checkpoint.npz, log.csv and loss.png go (default: runs/PRESET, or the next "
+        "free name like it)",
+    )
+    run.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="go on with the run in DIR, with its settings but for those given here",
+    )
+    run.add_argument(
+        "--seed", type=at_least(0), default=0, help=f"of weights, data, samples {default}"
+    )
+    run.add_argument(
+        "--val-every",
+        type=at_least(1),
+        default=50,
+        metavar="N",
+        help=f"steps between validations {default}",
+    )
+    run.add_argument(
+        "--val-batches",
+        type=at_least(1),
+        default=20,
+        metavar="N",
+        help=f"at most, each time {default}",
+    )
+    run.add_argument(
+        "--sample-every",
+        type=at_least(1),
+        default=100,
+        metavar="N",
+        help=f"steps between samples {default}",
+    )
+    run.add_argument(
+        "--prompt", default="The", metavar="TEXT", help=f"what samples continue {default}"
+    )
+    run.add_argument(
+        "--save-every",
+        type=at_least(1),
+        default=100,
+        metavar="N",
+        help=f"steps between checkpoints {default}",
+    )
+    run.add_argument(
+        "--memory-map",
+        type=Path,
+        metavar="FILE",
+        help="draw the flat buffers to scale into this picture, and stop",
+    )
+    return parser
