@@ -100,8 +100,9 @@ _memory = _Memory()
 def scratch(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
     """An array of each shape for the tile at hand, in memory that its thread uses again.
 
-    A tile asks once. Fresh arrays instead would be given back to the system and faulted in again
-    tile after tile: it made GELU's backward pass three times slower.
+    The next call of the same thread overwrites what this one gives. Fresh arrays instead would be
+    given back to the system and faulted in again tile after tile: it made GELU's backward pass
+    three times slower.
     """
     ends = [0]
     for shape in shapes:
