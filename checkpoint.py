@@ -10,21 +10,16 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from errors import FormatError, UserError
-from files import replacing
+from files import member_offset, replacing
 
 FORMAT = "llm.np checkpoint"
 VERSION = 1
 CHECKPOINT = "checkpoint.npz"  # its name in a run's folder
-
-
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint in a run's folder; any other path is one already."""
-    return path / CHECKPOINT if path.is_dir() else path
 
 
 def save_checkpoint(path: Path, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -74,13 +69,7 @@ def load_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with _opened(path) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy") as member:
-                np.lib.format.read_magic(member)
-                shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-                if (shape, dtype) != (array.shape, array.dtype):
-                    raise FormatError(
-                        f"{path}: {name} has {shape} elements of {dtype}, "
-                        f"where {array.shape} of {array.dtype} are needed"
-                    )
+                _check_array(path, name, member, array.size, array.dtype)
                 # The last read reaches the member's end, where its checksum is compared.
                 view = memoryview(array).cast("B")
                 while view:
@@ -88,6 +77,39 @@ def load_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                     if not count:
                         raise FormatError(f"{path}: {name} ends too early; go back to a copy")
                     view = view[count:]
+
+
+def find_array(path: Path, name: str, size: int, dtype: np.typing.DTypeLike) -> int:
+    """The byte of the file at which the numbers of a saved array begin.
+
+    All of it is read once, so that its checksum is compared.
+
+    Raises:
+        FormatError: it is damaged, or of another size or type.
+    """
+    with _opened(path) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as member:
+            _check_array(path, name, member, size, dtype)
+            header_size = member.tell()
+            while member.read(1 << 24):
+                pass
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise FormatError(f"{path} was compressed by somebody; go back to a copy")
+        return member_offset(archive, info) + header_size
+
+
+def _check_array(
+    path: Path, name: str, member: IO[bytes], size: int, dtype: np.typing.DTypeLike
+) -> None:
+    """Read the header of a member, and refuse another array than is needed."""
+    np.lib.format.read_magic(member)
+    shape, _, found = np.lib.format.read_array_header_1_0(member)
+    if (shape, found) != ((size,), dtype):
+        raise FormatError(
+            f"{path}: {name} has {shape} elements of {found}, "
+            f"where {size} of {np.dtype(dtype)} are needed"
+        )
 
 
 @contextmanager

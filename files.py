@@ -1,6 +1,8 @@
 """Write a file so that it is whole under its name or not there at all; read one as text."""
 
 import os
+import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +39,17 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def member_offset(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """The byte of an archive's file at which the content of a member begins.
+
+    Its local header is 30 bytes, the last four of which are the lengths of the two fields that
+    follow: its name, and extras. Source: PKWARE, ".ZIP File Format Specification", 4.3.7.
+    """
+    archive.fp.seek(member.header_offset + 26)
+    name, extras = struct.unpack("<HH", archive.fp.read(4))
+    return member.header_offset + 30 + name + extras
 
 
 def decode_text(data: bytes, source: str | Path, offset: int = 0) -> str:

@@ -3,17 +3,21 @@
 The format of a file is recognised by its first bytes, never asked for.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import gpt2
 import llama2
-from buffers import Buffer, num_elements
-from checkpoint import find_checkpoint, load_arrays, read_meta
+from buffers import Buffer, Shapes, extents, num_elements
+from checkpoint import CHECKPOINT, FORMAT, find_array, read_meta
 from errors import FormatError, UserError
-from formats import llama2_c
+from formats import gguf, huggingface, llama2_c, llm_c, state_dict
+from formats.weights import SINGLE, Parts, Weights
 from model import Model
 from report import check_available
 from tokenizer import Tokenizer, load_tokenizer, tokenizer_from_bytes
@@ -39,29 +43,44 @@ FAMILIES = {
 SAMPLER_ROWS = 512
 
 
+# What a tokenizer's file may be called that lies beside a model; N is the number of its tokens.
+TOKENIZERS = (
+    "tok{N}.bin",
+    "tokenizer.bin",
+    "tokenizer.tiktoken",
+    "tokenizer.model",
+    "tokenizer.json",
+    "vocab.json",
+)
+GPT2_TOKENS = 50257
+
+
 @dataclass(frozen=True)
 class Source:
     """A model in a file, of which only the description has been read.
 
     Attributes:
-        path: the file.
+        path: the file or the folder.
         name: what to call it.
-        kind: a name in `FAMILIES`.
+        weights: what is in it.
         config: the model's.
         positions: how many positions it was trained on; those beyond say nothing.
         tokenizer: its own, if it is known.
-        fill: copies the weights into a model's `params`.
         meta: what a run has saved beside them; None for what is not a run's checkpoint.
     """
 
     path: Path
     name: str
-    kind: str
+    weights: Weights
     config: Any
     positions: int
     tokenizer: Tokenizer | None
-    fill: Callable[[Buffer], None]
-    meta: dict[str, Any] | None = None
+    meta: dict[str, Any] | None
+
+    @property
+    def kind(self) -> str:
+        """Its name in `FAMILIES`."""
+        return self.weights.kind
 
     def load(self, batch_size: int = 1, seq_len: int | None = None) -> Model:
         """The model with its weights, to sample from.
@@ -83,66 +102,140 @@ class Source:
             "ask for fewer texts or tokens, or choose a smaller model",
         )
         model = FAMILIES[self.kind].model(self.config, batch_size, T, seed=None, rows=rows)
-        self.fill(model.params)
+        fill(model.params, self.weights)
         return model
 
 
+def fill(params: Buffer, weights: Weights) -> None:
+    """Copy weights into a model's parameters.
+
+    Raises:
+        FormatError: the file that they come from is damaged.
+    """
+    for name, tensor in params:
+        places = [tensor] if name in SINGLE else tensor
+        for place, part in zip(places, weights.tensors[name], strict=True):
+            place[: len(part)] = part  # behind it wte may have padding, which stays 0
+
+
 def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
-    """What is in a checkpoint of ours, a run's folder, or a llama2.c file.
+    """What is in a model's file or folder, of any format that `formats` or a run writes.
 
     Args:
         path: the file or the folder.
-        tokenizer: name or file of the tokenizer; by default the one in the checkpoint, or beside
-            a llama2.c file: tokN.bin or tokenizer.bin, if it has the N tokens of the model.
+        tokenizer: name or file of the tokenizer; by default the one in the file, else one beside
+            it that has as many tokens as the model, else GPT-2's if the model has that many.
 
     Raises:
         UserError: there is no such file, or the tokenizer is another model's.
         FormatError: it is damaged, or nothing that can be read.
     """
-    path = find_checkpoint(Path(path))
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
-    with path.open("rb") as file:
-        archive = file.read(2) == b"PK"
-    source = _from_checkpoint(path) if archive else _from_llama2_c(path)
-    if tokenizer:
-        source = replace(source, tokenizer=load_tokenizer(tokenizer))
-        if source.tokenizer.vocab_size != source.config.vocab_size:
-            raise UserError(
-                f"{tokenizer} has {source.tokenizer.vocab_size:,} tokens, but the model in {path} "
-                f"has {source.config.vocab_size:,}; give the --tokenizer that it was trained with"
+    path = Path(path)
+    if path.is_dir() and (path / CHECKPOINT).is_file():
+        path = path / CHECKPOINT
+    if not path.exists():
+        raise UserError(f"there is no model {path}")
+    meta = read_meta(path) if _is_checkpoint(path) else None
+    weights = _from_checkpoint(path, meta) if meta else _read_weights(path)
+    try:
+        config = FAMILIES[weights.kind].config(**weights.config)
+    except UserError as error:
+        raise FormatError(f"{path} holds a model that cannot be: {error}") from None
+    for name, shape in _shapes(config).items():
+        if name not in weights.tensors:
+            raise FormatError(f"{path} lacks what is called {name} here; it is damaged")
+        if weights.tensors[name].shape != shape:
+            raise FormatError(
+                f"{path}: {name} is {weights.tensors[name].shape}, and with the model's numbers "
+                f"it must be {shape}; the file is damaged"
             )
-    return source
-
-
-def _from_checkpoint(path: Path) -> Source:
-    meta = read_meta(path)
-    kind = meta["model"]
-    if kind not in FAMILIES:
-        raise FormatError(f"{path} holds a {kind!r}, and only {', '.join(FAMILIES)} are known here")
+    found = weights.tokenizer or _find_tokenizer(path, config.vocab_size)
+    if tokenizer:
+        found = load_tokenizer(tokenizer)
+        if found.vocab_size != config.vocab_size:
+            raise UserError(
+                f"{tokenizer} has {found.vocab_size:,} tokens, but the model in {path} has "
+                f"{config.vocab_size:,}; give the --tokenizer that it was trained with"
+            )
     return Source(
         path,
-        path.absolute().parent.name,
-        kind,
-        FAMILIES[kind].config(**meta["config"]),
-        meta["positions"],
-        # A checkpoint holds the tokenizer's file as text, in which every byte is one character.
-        tokenizer_from_bytes(meta["tokenizer"].encode("latin-1"), path),
-        lambda params: load_arrays(path, {"params": params.flat}),
-        meta,
+        path.absolute().parent.name if meta else path.stem,
+        weights,
+        config,
+        meta["positions"] if meta else config.seq_len,
+        found,
+        meta if meta and "step" in meta else None,
     )
 
 
-def _from_llama2_c(path: Path) -> Source:
-    numbers, _ = llama2_c.read(path)
-    config = llama2.Llama2Config(**numbers)
+def _read_weights(path: Path) -> Weights:
+    """The weights in a file or folder of somebody else's."""
+    if path.is_dir():
+        if (path / "params.json").is_file():
+            return state_dict.read_meta(path)
+        if (path / "config.json").is_file():
+            return huggingface.read(path)
+        raise UserError(
+            f"{path} is no model's folder: it has no {CHECKPOINT}, config.json or params.json"
+        )
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head.startswith(b"GGUF"):
+        return gguf.read(path)
+    if head.startswith(llm_c.MAGIC):
+        return llm_c.read(path)
+    pickled = head.startswith((b"PK", b"\x80\x02\x8a"))
+    if pickled and not (path.parent / "config.json").is_file():
+        return state_dict.read(path)
+    # Of Hugging Face, whose files say nothing without the config.json in their folder.
+    if pickled or head[8:] == b"{" or path.suffix == ".json":
+        return huggingface.read(path.parent)
+    return llama2_c.read(path)
 
-    def fill(params: Buffer) -> None:
-        _, tensors = llama2_c.read(path)  # again, so that nobody keeps the file mapped in between
-        for name, _ in params:
-            params[name] = tensors[name]
 
-    beside = (path.with_name(name) for name in (f"tok{config.vocab_size}.bin", "tokenizer.bin"))
-    found = (load_tokenizer(file) for file in beside if file.is_file())
-    fitting = (each for each in found if each.vocab_size == config.vocab_size)
-    return Source(path, path.stem, "llama2", config, config.seq_len, next(fitting, None), fill)
+def _is_checkpoint(path: Path) -> bool:
+    """Whether it is one of ours: an archive that begins with meta.json, or should."""
+    if path.is_dir():
+        return False
+    with path.open("rb") as file:
+        return path.name == CHECKPOINT or file.read(39)[30:] == b"meta.json"
+
+
+def _from_checkpoint(path: Path, meta: Mapping[str, Any]) -> Weights:
+    kind = meta["model"]
+    if kind not in FAMILIES:
+        raise FormatError(f"{path} holds a {kind!r}, and only {', '.join(FAMILIES)} are known here")
+    config = FAMILIES[kind].config(**meta["config"])
+    shapes = config.param_shapes()
+    offset = find_array(path, "params", num_elements(shapes), np.float32)
+    starts = {name: offset + 4 * start for name, (start, _) in extents(shapes).items()}
+    return Weights(
+        FORMAT,
+        kind,
+        meta["config"],
+        {
+            name: Parts.mapped(name, path, np.dtype(np.float32), starts[name], shape)
+            for name, shape in _shapes(config).items()
+        },
+        # A checkpoint holds the tokenizer's file as text, in which every byte is one character.
+        tokenizer_from_bytes(meta["tokenizer"].encode("latin-1"), path),
+    )
+
+
+def _shapes(config: Any) -> Shapes:
+    """The shapes of the tensors in files: as in the buffers, but wte has a row for each token."""
+    shapes = config.param_shapes()
+    return shapes | {"wte": (config.vocab_size, *shapes["wte"][1:])}
+
+
+def _find_tokenizer(path: Path, vocab_size: int) -> Tokenizer | None:
+    """The tokenizer of as many tokens that lies beside a model, or GPT-2's."""
+    folder = path if path.is_dir() else path.parent
+    files = [folder / name.format(N=vocab_size) for name in TOKENIZERS]
+    names = [file for file in files if file.is_file()]
+    for name in [*names, "gpt2"] if vocab_size == GPT2_TOKENS else names:
+        with suppress(UserError):  # another model's may be damaged; --tokenizer tells what is wrong
+            tokenizer = load_tokenizer(name)
+            if tokenizer.vocab_size == vocab_size:
+                return tokenizer
+    return None

@@ -118,7 +118,7 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         "--init-from",
         type=Path,
         metavar="PATH",
-        help="fine-tune this instead: a run, a checkpoint, or a llama2.c file",
+        help="fine-tune this instead: a run, or a model's file or folder of any format",
     )
 
     data = parser.add_argument_group("the data")

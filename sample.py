@@ -125,14 +125,12 @@ def print_many(prompts: Sequence[str | None], pieces: Iterator[tuple[int, str]])
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Let a model speak.")
     default = "(default: %(default)s)"
-    parser.add_argument(
-        "model", type=Path, help="a run's folder, a checkpoint in it, or a llama2.c file"
-    )
+    parser.add_argument("model", type=Path, help="a run, or a model's file or folder of any format")
     parser.add_argument(
         "--tokenizer",
         metavar="NAME",
-        help="gpt2, or a file: .tiktoken, llama2.c's tokenizer.bin, SentencePiece's .model "
-        "(default: the model's own; for a llama2.c file, tokN.bin or tokenizer.bin beside it)",
+        help="gpt2, or a file: .tiktoken, llama2.c's tokenizer.bin, SentencePiece's .model, "
+        "Hugging Face's tokenizer.json (default: the one in the model's file or beside it)",
     )
 
     prompt = parser.add_argument_group("what to continue (default: begin a new text)")

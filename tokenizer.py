@@ -6,7 +6,8 @@ A token's id is its rank, and the one special token, `<|endoftext|>`, comes afte
 text and `</s>` ends it.
 
 Handled: GPT-2's vocabulary, plain bytes, and vocabularies trained here on a text of your own, as
-.tiktoken files; llama2.c's tokenizer.bin; SentencePiece's .model, if it is laid out like Llama's.
+.tiktoken files; llama2.c's tokenizer.bin; SentencePiece's .model, if it is laid out like Llama's;
+Hugging Face's tokenizer.json of either kind (formats/hf_tokenizer.py).
 Not handled: other special tokens (in a text even `<|endoftext|>` and `<s>` are plain text), other
 ways of splitting a text into words, what some SentencePiece models do to a text before they encode
 it (Unicode normalisation, one blank for many), and, in GPT-2's kind, runs of hundreds of thousands
@@ -32,6 +33,7 @@ from tqdm import tqdm
 
 from errors import FormatError, UserError
 from files import replacing
+from formats import hf_tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -45,6 +47,7 @@ STARTER_VOCABULARY = Path(__file__).resolve().parent / "data" / "starter" / "tik
 # Llama's tokens: <unk>, <s> and </s>, then the 256 bytes, spelled like this, then pieces of texts.
 FIRST_BYTE, FIRST_PIECE = 3, 259
 BYTE_PIECES = [b"<0x%02X>" % byte for byte in range(256)]
+LONGEST_PIECE = 4000  # bytes; to find the merges takes time with the square of it
 
 
 class Tokenizer(ABC):
@@ -295,8 +298,8 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         return BytePairTokenizer({bytes([byte]): byte for byte in range(256)})
     if not Path(name).is_file():
         raise UserError(
-            f"there is no tokenizer {name}; give gpt2, bytes, or a .tiktoken, tokenizer.bin or "
-            ".model file"
+            f"there is no tokenizer {name}; give gpt2, bytes, or a .tiktoken, tokenizer.bin, "
+            "tokenizer.json or .model file"
         )
     return tokenizer_from_bytes(Path(name).read_bytes(), name)
 
@@ -324,12 +327,23 @@ def tokenizer_from_bytes(data: bytes, source: str | Path) -> Tokenizer:
         pieces, scores = _read_llama2_c(data, source)
     elif data[0:3:2] == b"\n\n":
         pieces, scores = _read_sentencepiece(data, source)
+    elif data.startswith(b"{"):
+        table = hf_tokenizer.read(data, source)
+        if isinstance(table, dict):
+            return BytePairTokenizer(table)
+        pieces, scores = table
     else:
         return _read_tiktoken(data, source)
     if pieces[FIRST_BYTE:FIRST_PIECE] != BYTE_PIECES:
         raise FormatError(
             f"{source}: the tokens 3 to 258 are not the bytes <0x00> to <0xFF>, so not every text "
             "could be encoded; give a tokenizer like Llama's, with byte fallback"
+        )
+    longest = max(pieces, key=len)
+    if len(longest) > LONGEST_PIECE:
+        raise FormatError(
+            f"{source} has a token of {len(longest):,} bytes, {longest[:20]!r}...; no vocabulary "
+            "needs such, so give another"
         )
     return LlamaTokenizer(pieces, scores)
 
@@ -339,7 +353,8 @@ def _read_tiktoken(data: bytes, source: str | Path) -> BytePairTokenizer:
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError:
         raise FormatError(
-            f"{source} is not a tokenizer; give a .tiktoken, tokenizer.bin or .model file"
+            f"{source} is not a tokenizer; give a .tiktoken, tokenizer.bin, tokenizer.json or "
+            ".model file"
         ) from None
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(lines, start=1):

@@ -17,7 +17,7 @@ from adam import AdamW, cosine_schedule
 from checkpoint import CHECKPOINT, load_arrays, save_checkpoint
 from dataloader import DataLoader
 from errors import RunError, UserError
-from load import FAMILIES, Source
+from load import FAMILIES, Source, fill
 from model import Model
 from options import check_vocabulary, find_corpus, read_arguments
 from report import Log, check_memory, command, draw_memory_map, matmul_peak
@@ -85,7 +85,7 @@ def main(kind: str) -> None:
     if args.resume:
         run.restore(source)
     elif source:
-        source.fill(model.params)
+        fill(model.params, source.weights)
     try:
         train(run)
     except BrokenPipeError:  # nobody reads our output any more

@@ -1,13 +1,16 @@
-"""Write tests/golden/*.npz: what PyTorch and transformers compute for tiny models.
+"""Write tests/golden/: what PyTorch and transformers compute for tiny models, and what torch saves.
 
     python dev/make_golden.py
 
-`tests/test_golden.py` compares with these files, so that whoever has no PyTorch can still see that
-every gradient is right. The reference computes in float64 and on one thread: running this again
-gives the same numbers.
+`tests/test_golden.py` compares with the *.npz files, so that whoever has no PyTorch can still see
+that every gradient is right. The reference computes in float64 and on one thread: running this
+again gives the same numbers. `tests/formats/test_torch_pickle.py` reads torch_save.pt.
 """
 
+from argparse import Namespace
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +45,9 @@ CASES = {
         130,
     ),
 }
+# In a storage of their own kind each, but for the unsigned ones of several bytes.
+DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8"]
+DTYPES += ["uint64", "uint32", "uint16", "uint8", "bool", "complex64", "complex128"]
 ADAMW = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.3}
 MAX_NORM = 0.5
 LRS = [0.01 * (i + 1) / 10 for i in range(10)]
@@ -73,6 +79,31 @@ def golden(config: GPT2Config | Llama2Config, B: int, T: int) -> dict[str, np.nd
     }
 
 
+def checkpoint() -> dict[str, Any]:
+    """Some of everything that a checkpoint can have."""
+    numbers = torch.arange(24.0)
+    return {
+        "whole": numbers,
+        "matrix": numbers.view(4, 6),
+        "transposed": numbers.view(4, 6).T,
+        "slice": numbers.view(2, 3, 4)[:, 1:, ::2],
+        "diagonal": numbers.view(4, 6).diagonal(),
+        "scalar": torch.tensor(1.5),
+        "empty": torch.empty(0, 3),
+        "types": [torch.tensor([0, 1, 2]).to(getattr(torch, name)) for name in DTYPES],
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "state_dict": torch.nn.LayerNorm(2).state_dict(),
+        "constants": [None, True, False, 7, 300, -7, 2**40, -(2**70), 0.1, "Grüße"],
+        "bytes": [b"", b"\0\xff"],
+        "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+        "sets": [{1, 2}, frozenset({"a"}), Counter("aab")],
+        "one": [{"key": [0]}],
+        "others": [2j, Namespace(lr=0.1), torch.Size([2, 3]), torch.bfloat16],
+        "devices": [torch.device("cpu"), torch.device("cuda", 1)],
+        "numpy": [np.float64(0.5), np.int32(7), np.bool_(True), np.dtype("float32")],
+    }
+
+
 def main() -> None:
     torch.set_num_threads(1)
     GOLDEN.mkdir(exist_ok=True)
@@ -80,6 +111,7 @@ def main() -> None:
         path = GOLDEN / f"{name}.npz"
         np.savez_compressed(path, **golden(*case))
         print(f"{path}: {path.stat().st_size:,} bytes")
+    torch.save(checkpoint(), GOLDEN / "torch_save.pt")
 
 
 if __name__ == "__main__":

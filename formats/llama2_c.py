@@ -11,7 +11,8 @@ Source of the format: llama2.c, export.py, run.c and runq.c.
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import numpy as np
 
 from errors import FormatError, UserError
 from files import replacing
+from formats.weights import SINGLE, Parts, Weights, as_type
 
+DTYPES = ("float32",)  # to write; versions differ, see `write`
 MAGIC = 0x616B3432.to_bytes(4, "little")
 HEADER_BYTES = {0: 28, 1: 256, 2: 256}
 NUMBERS = ("dim", "hidden_dim", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "seq_len")
@@ -28,21 +31,12 @@ NORMS = ("rms1w", "rms2w", "rmsfw")
 TABLES = ("cos", "sin")  # of the rotary angles, which llama2.c itself no longer reads
 
 
-def read(path: Path) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
-    """The numbers in a file's header, and its tensors by name.
-
-    Returns:
-        numbers: dim, hidden_dim, num_layers, num_heads, num_kv_heads, vocab_size, seq_len, and
-            tied: whether the classifier is the embedding table.
-        tensors: float32 arrays of the shapes in `_shapes`: read-only views of the file, or in
-            version 2 made anew whenever one is looked up, so that not all are in memory at once.
+def read(path: Path) -> Weights:
+    """What is in a file; the parts of version 2 are dequantised, the others views of the file.
 
     Raises:
-        UserError: there is no such file.
         FormatError: it is not a llama2.c model, or a damaged one.
     """
-    if not path.is_file():
-        raise UserError(f"there is no model {path}")
     numbers, version, group_size = _read_header(path)
     places, end = {}, HEADER_BYTES[version]
     for name, shape in _shapes(numbers, version).items():
@@ -53,28 +47,29 @@ def read(path: Path) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
     size = path.stat().st_size
     if size != end:
         raise _damaged(path, f"{size} bytes, and with the numbers in its header it must have {end}")
-    data = np.memmap(path, np.uint8, mode="r")
-    if version == 2:
-        return numbers, _Dequantised(data, places, group_size)
-    return numbers, {
-        name: _floats(data, *place) for name, place in places.items() if name not in TABLES
+    tensors = {
+        name: _quantised_parts(name, path, *place, group_size)
+        if version == 2 and name not in NORMS
+        else Parts.mapped(name, path, np.dtype("<f4"), *place)
+        for name, place in places.items()
+        if name not in TABLES
     }
+    return Weights(f"llama2.c, version {version}", "llama2", numbers | CONSTANTS, tensors)
 
 
-def write(
-    path: Path, numbers: Mapping[str, Any], tensors: Mapping[str, np.ndarray], version: int = 1
-) -> None:
-    """Write a model; `numbers` and `tensors` are as `read` returns them.
+def write(path: Path, weights: Weights, dtype: str = "float32", version: int = 0) -> None:
+    """Write a model, by default in the version that llama2.c's run.c reads; runq.c reads 2.
 
     Raises:
-        UserError: there is no such version, a tensor has not the shape that the numbers say, or
-            `numbers` has a norm_eps or a rope_theta that is not llama2.c's.
+        UserError: the model or its type is none that the format knows, or has a norm_eps or a
+            rope_theta that is not llama2.c's.
         RunError: it cannot be written; what was there before is unharmed.
     """
-    if version not in HEADER_BYTES:
-        raise UserError(f"cannot write {path} as version {version}; llama2.c knows 0, 1 and 2")
+    numbers = weights.config
+    if weights.kind != "llama2" or dtype not in DTYPES:
+        raise UserError(f"cannot write {path}: llama2.c knows nothing but Llama 2 in float32")
     for name, value in CONSTANTS.items():
-        if numbers.get(name, value) != value:
+        if numbers[name] != value:
             raise UserError(
                 f"cannot write {path}: the model's {name} is {numbers[name]}, and llama2.c, whose "
                 f"files do not tell it, always computes with {value}"
@@ -84,18 +79,12 @@ def write(
     tables = _rotary_tables(numbers) if version == 0 else {}
     with replacing(path) as file:
         file.write(_header(numbers, version, group_size))
-        for name, shape in _shapes(numbers, version).items():
-            tensor = tables[name] if name in TABLES else tensors[name]
-            if tensor.shape != shape:
-                raise UserError(
-                    f"cannot write {path}: the tensor {name} is {tensor.shape}, and with the "
-                    f"model's numbers it must be {shape}"
-                )
-            if version == 2 and name not in NORMS:
-                for matrix in tensor.reshape(-1, *shape[-2:]):
-                    file.writelines(_quantised(matrix, group_size))
-            else:
-                file.write(np.ascontiguousarray(tensor, "<f4"))
+        for name in _shapes(numbers, version):
+            for part in [tables[name]] if name in TABLES else weights.tensors[name]:
+                if version == 2 and name not in NORMS:
+                    file.writelines(_quantised(part, group_size))
+                else:
+                    file.write(as_type(part, dtype, path))
 
 
 def _shapes(numbers: Mapping[str, Any], version: int) -> dict[str, tuple[int, ...]]:
@@ -188,10 +177,6 @@ def _rotary_tables(numbers: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {"cos": np.cos(angles), "sin": np.sin(angles)}
 
 
-def _floats(data: np.ndarray, start: int, shape: tuple[int, ...]) -> np.ndarray:
-    return data[start : start + 4 * math.prod(shape)].view("<f4").reshape(shape)
-
-
 def _quantised(matrix: np.ndarray, group_size: int) -> tuple[np.ndarray, np.ndarray]:
     """A matrix as int8 values, (groups, group_size), and float32 scales, (groups,).
 
@@ -203,30 +188,19 @@ def _quantised(matrix: np.ndarray, group_size: int) -> tuple[np.ndarray, np.ndar
     return np.rint(groups / divisors[:, None]).astype(np.int8), scales.astype("<f4", copy=False)
 
 
-class _Dequantised(Mapping[str, np.ndarray]):
-    """The tensors of a file of version 2, as float32.
+def _quantised_parts(
+    name: str, path: Path, start: int, shape: tuple[int, ...], group_size: int
+) -> Parts:
+    """A tensor's matrices: each is its (groups, group_size) values, and then their scales."""
+    matrix = shape if name in SINGLE else shape[1:]
+    groups = math.prod(matrix) // group_size
+    size = groups * (group_size + 4)
 
-    Each of its matrices is (groups, group_size) int8 values followed by (groups,) float32 scales.
-    """
+    def dequantised(start: int) -> np.ndarray:
+        data = np.memmap(path, np.uint8, "r", start, (size,))
+        values = data[: -4 * groups].view(np.int8).reshape(groups, group_size)
+        scales = data[-4 * groups :].view("<f4").reshape(groups, 1)
+        return np.multiply(values, scales, dtype=np.float32).reshape(matrix)
 
-    def __init__(self, data: np.ndarray, places: dict[str, tuple], group_size: int):
-        self.data, self.places, self.group_size = data, places, group_size
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        start, shape = self.places[name]
-        if name in NORMS:
-            return _floats(self.data, start, shape)
-        tensor = np.empty(shape, np.float32)
-        for matrix in tensor.reshape(-1, math.prod(shape[-2:]) // self.group_size, self.group_size):
-            values = self.data[start : start + matrix.size].view(np.int8).reshape(matrix.shape)
-            start += matrix.size
-            scales = _floats(self.data, start, (len(matrix), 1))
-            start += scales.nbytes
-            np.multiply(values, scales, out=matrix)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.places)
-
-    def __len__(self) -> int:
-        return len(self.places)
+    starts = range(start, start + math.prod(shape) // math.prod(matrix) * size, size)
+    return Parts(shape, np.float32, [partial(dequantised, start) for start in starts], "int8")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoint import find_checkpoint, load_arrays, read_meta, save_checkpoint
+from checkpoint import find_array, load_arrays, read_meta, save_checkpoint
 from errors import FormatError, RunError, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +43,8 @@ def test_what_was_saved_comes_back(path, arrays):
     meta = read_meta(path)
     assert (meta["step"], meta["text"]) == (7, "naïve ☃")
     assert np.array_equal(np.load(path)["m"], arrays["m"])  # NumPy alone can read it
-    assert find_checkpoint(path.parent) == find_checkpoint(path) == path
+    start = find_array(path, "m", 1000, np.float32)
+    assert path.read_bytes()[start:][:4000] == arrays["m"].tobytes()
 
 
 def test_a_truncated_file_is_refused(path, arrays):
@@ -71,6 +73,10 @@ def test_a_flipped_bit_never_goes_unnoticed(path, arrays):
         except FormatError as error:
             assert str(path) in str(error)
             noticed += 1
+            with pytest.raises(FormatError, match=re.escape(str(path))):
+                read_meta(path)
+                for name in arrays:
+                    find_array(path, name, 1000, np.float32)
         else:
             # Harmless, as in a date: what is read is what was written.
             assert meta["step"] == 7
@@ -90,6 +96,11 @@ def test_foreign_files_are_refused(tmp_path, path, arrays):
         read_meta(tmp_path / "nowhere.npz")
     with pytest.raises(FormatError, match=r"params has .*1000.* elements"):
         load_arrays(path, {"params": np.zeros(999, np.float32)})
+    with pytest.raises(FormatError, match=r"params has .*1000.* elements"):
+        find_array(path, "params", 1001, np.float32)
+    np.savez_compressed(tmp_path / "small.npz", params=np.zeros(1000, np.float32))
+    with pytest.raises(FormatError, match=r"small.npz was compressed"):
+        find_array(tmp_path / "small.npz", "params", 1000, np.float32)
     with pytest.raises(FormatError, match="float64"):
         load_arrays(path, {"params": np.zeros(1000, np.float64)})
     with zipfile.ZipFile(tmp_path / "meta.npz", "w") as archive:

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoint import save_checkpoint
+from checkpoint import read_meta, save_checkpoint
 from errors import RunError, UserError
 from formats import llama2_c
+from formats.weights import Parts, Weights
 from gpt2 import GPT2, GPT2Config
 from llama2 import Llama2, Llama2Config
 from load import open_model
@@ -291,7 +292,7 @@ def test_nothing_to_add(program, run):
     logits = model.forward(np.array([[97, 98]]), last_only=True)[0, 0]
     embedding[256] = embedding[logits.argmax()] * 2
     arrays = {"params": model.params.flat}
-    save_checkpoint(run / "checkpoint.npz", source.meta, arrays)
+    save_checkpoint(run / "checkpoint.npz", read_meta(run / "checkpoint.npz"), arrays)
     out, err = speak(program, run, "--prompt", "ab")
     assert out == "ab\n"
     assert err.startswith("0 tokens in")
@@ -480,10 +481,11 @@ def test_a_tokenizer_of_another_model_beside_it_is_not_taken(starter, tmp_path):
 def test_weights_are_held_once(starter, tmp_path):
     """Nothing as large as the weights is allocated while loading, but the weights themselves."""
     config = Llama2Config(dim=64, num_layers=1, num_heads=2, vocab_size=40_000, seq_len=8)
-    tensors = dict(Llama2(config).params)
-    llama2_c.write(tmp_path / "model.bin", vars(config), tensors, version=0)
+    params = Llama2(config).params
+    tensors = {name: Parts.of(name, tensor) for name, tensor in params}
+    llama2_c.write(tmp_path / "model.bin", Weights("", "llama2", vars(config), tensors))
     source = open_model(tmp_path / "model.bin")
-    size = 4 * sum(tensor.size for tensor in tensors.values())
+    size = params.flat.nbytes
     tracemalloc.start()
     model = source.load(seq_len=8)
     allocated = tracemalloc.get_traced_memory()[1] - model.acts.flat.nbytes

@@ -222,6 +222,12 @@ def test_real_files_come_back_byte_by_byte(starter, name):
     assert tokenizer.to_bytes() == (starter / name).read_bytes()
 
 
+def test_a_token_as_long_as_a_book_is_refused():
+    data = llama({"x" * 5000: 0.0}).to_bytes()
+    with pytest.raises(FormatError, match=r"book.bin has a token of 5,000 bytes, b'xxx"):
+        tokenizer_from_bytes(data, "book.bin")
+
+
 @pytest.mark.parametrize("longest", [10, 1000])  # 10 is a line end, as at the start of a .model
 def test_a_tokenizer_bin_may_begin_with_any_length(longest):
     tokenizer = llama({" " * longest: 0.0})

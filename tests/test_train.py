@@ -19,6 +19,7 @@ import train
 from checkpoint import read_meta, save_checkpoint
 from dataloader import write_shard
 from formats import llama2_c
+from formats.weights import Parts, Weights
 from gpt2 import GPT2Config
 from llama2 import Llama2Config
 
@@ -212,7 +213,8 @@ def test_a_model_whose_vocabulary_is_not_known(program, corpus, tmp_path):
     """A llama2.c file says how many tokens it has, and not which."""
     config = Llama2Config(dim=32, num_layers=1, num_heads=2, vocab_size=99, seq_len=16)
     path = tmp_path / "model.bin"
-    llama2_c.write(path, vars(config), dict(llama2.Llama2(config).params), version=0)
+    tensors = {name: Parts.of(name, tensor) for name, tensor in llama2.Llama2(config).params}
+    llama2_c.write(path, Weights("", "llama2", vars(config), tensors))
     status, _, err = program("llama2_train", "--init-from", path, "--data", corpus)
     assert status == 2
     assert "vocabulary of 357 tokens" in err

@@ -1,0 +1,205 @@
+"""Tell what a model's file is, or write the model in another format.
+
+    python convert.py stories15M.bin                         what is it?
+    python convert.py gpt2/ gpt2.gguf --dtype float16        from Hugging Face's folder to llama.cpp
+    python convert.py runs/tiny my-gpt2/                     what was trained here, for transformers
+    python convert.py ckpt.pt model.bin                      from a pickle to llm.c or llama2.c
+
+Every format that is written is read, too, and a few more; load.py recognises them. Weights go
+through memory part by part, so that a model may be larger than it.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from buffers import Buffer, num_elements
+from checkpoint import save_checkpoint
+from errors import UserError, run_program
+from formats import gguf, huggingface, llama2_c, llm_c
+from formats.weights import FLOATS, Parts, Weights
+from load import FAMILIES, Source, fill, open_model
+from report import check_available
+
+
+def write_checkpoint(path: Path, weights: Weights, dtype: str) -> None:
+    """Write a checkpoint of this project, whatever the weights come from.
+
+    Unlike the other formats it takes the whole model in memory, as using it would.
+
+    Raises:
+        UserError: there is not as much memory, or the model has no tokenizer.
+    """
+    if not weights.tokenizer:
+        raise UserError(f"cannot write {path} without the model's tokenizer; add --tokenizer")
+    config = FAMILIES[weights.kind].config(**weights.config)
+    shapes = config.param_shapes()
+    check_available(4 * num_elements(shapes), f"to write {path}", "choose another format")
+    params = Buffer(shapes, dtype)
+    fill(params, weights)
+    meta = {
+        "model": weights.kind,
+        "config": asdict(config),
+        "positions": config.seq_len,
+        "tokenizer": weights.tokenizer.to_bytes().decode("latin-1"),
+    }
+    save_checkpoint(path, meta, {"params": params.flat})
+
+
+class Target(NamedTuple):
+    """A format to write: by what, and in which types of numbers."""
+
+    write: Callable[[Path, Weights, str], None]
+    dtypes: tuple[str, ...]
+
+
+TARGETS = {
+    "huggingface": Target(huggingface.write, huggingface.DTYPES),
+    "gguf": Target(gguf.write, gguf.DTYPES),
+    "llm.c": Target(llm_c.write, llm_c.DTYPES),
+    "llama2.c": Target(llama2_c.write, llama2_c.DTYPES),
+    "llama2.c-1": Target(partial(llama2_c.write, version=1), llama2_c.DTYPES),
+    "llama2.c-2": Target(partial(llama2_c.write, version=2), llama2_c.DTYPES),
+    "llm.np": Target(write_checkpoint, ("float32",)),
+}
+
+
+def main() -> None:
+    args = make_parser().parse_intermixed_args()  # options may stand between input and output
+    if not args.output and (args.to or args.dtype):
+        raise UserError("a model is written only where an output is named; name one")
+    source = open_model(args.input, args.tokenizer)
+    if not args.output:
+        describe(source)
+        return
+    if args.output.resolve() == source.path.resolve():
+        raise UserError(f"{args.output} is what would be read; choose another output")
+    to = args.to or guess_target(args.output, source.kind)
+    dtype = args.dtype or natural_type(source.weights, TARGETS[to].dtypes)
+    if dtype not in TARGETS[to].dtypes:
+        known = " or ".join(TARGETS[to].dtypes)
+        raise UserError(f"{to} cannot hold {dtype}; choose --dtype {known}")
+    weights = replace(source.weights, tokenizer=source.tokenizer)
+    with progress("writing", weights) as bar:
+        TARGETS[to].write(args.output, watched(weights, bar), dtype)
+    print(f"wrote {args.output}: {FAMILIES[source.kind].title} in {dtype}, for {to}")
+    tokenizer = source.tokenizer
+    if tokenizer and to.startswith(("llm.c", "llama2.c")):  # whose models' files have none
+        beside = args.output.with_name(tokenizer.file_name)
+        if not beside.exists():
+            tokenizer.save(beside)
+            print(f"wrote {beside}: its tokenizer")
+
+
+def guess_target(output: Path, kind: str) -> str:
+    """The format that a file's suffix stands for; a folder is Hugging Face's.
+
+    Raises:
+        UserError: it stands for none.
+    """
+    suffixes = {
+        "": "huggingface",
+        ".gguf": "gguf",
+        ".bin": {"gpt2": "llm.c", "llama2": "llama2.c"}[kind],
+        ".npz": "llm.np",
+    }
+    if output.is_dir():
+        return "huggingface"
+    if output.suffix not in suffixes:
+        raise UserError(
+            f"the name {output} does not tell the format; add --to {', '.join(TARGETS)}"
+        )
+    return suffixes[output.suffix]
+
+
+def natural_type(weights: Weights, dtypes: Sequence[str]) -> str:
+    """The type of the largest tensor, if it is one of `dtypes`, else float32."""
+    largest = max(weights.tensors.values(), key=lambda parts: math.prod(parts.shape))
+    return largest.dtype.name if largest.dtype.name in dtypes else "float32"
+
+
+def describe(source: Source) -> None:
+    """Print what a file is, and a line for each of its tensors."""
+    weights, tokenizer = source.weights, source.tokenizer
+    size = sum(math.prod(parts.shape) for parts in weights.tensors.values())
+    print(f"format      {weights.format}")
+    print(f"model       {FAMILIES[source.kind].title}, {size:,} parameters")
+    for name, value in asdict(source.config).items():
+        print(f"  {name:<14} {value}")
+    print(f"tokenizer   {f'{tokenizer.vocab_size:,} tokens' if tokenizer else 'none found'}")
+    print(f"{'tensor':<10} {'shape':<22} {'type':<9} {'mean':>12} {'deviation':>12}")
+    with progress("reading", weights) as bar:
+        for name, parts in watched(weights, bar).tensors.items():
+            mean, deviation = statistics(parts)
+            line = f"{name:<10} {parts.shape!s:<22} {parts.stored:<9}"
+            tqdm.write(f"{line} {mean:>12.5g} {deviation:>12.5g}")
+
+
+def statistics(parts: Parts) -> tuple[float, float]:
+    """The mean of a tensor's numbers, and their standard deviation."""
+    count, total, squares = math.prod(parts.shape), 0.0, 0.0
+    for part in parts:
+        part = part.astype(np.float64)
+        total += part.sum()
+        squares += np.vdot(part, part)
+    mean = total / count
+    return mean, math.sqrt(max(squares / count - mean**2, 0))
+
+
+def watched(weights: Weights, bar: tqdm) -> Weights:
+    """The same weights; the bar moves on whenever a part of them is looked up."""
+
+    def watch(parts: Parts) -> Parts:
+        def make(index: int) -> np.ndarray:
+            part = parts[index]
+            bar.update(part.size)
+            return part
+
+        return Parts(parts.shape, parts.dtype, [partial(make, i) for i in range(len(parts))])
+
+    return replace(weights, tensors={name: watch(p) for name, p in weights.tensors.items()})
+
+
+def progress(what: str, weights: Weights) -> tqdm:
+    """A bar on stderr that counts numbers."""
+    total = sum(math.prod(parts.shape) for parts in weights.tensors.values())
+    return tqdm(desc=what, total=total, unit=" weights", unit_scale=True, disable=None, leave=False)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Tell what a model's file is, or write the model in another format."
+    )
+    parser.add_argument("input", type=Path, help="a model's file or folder, of any format")
+    parser.add_argument(
+        "output", type=Path, nargs="?", help="the file or folder to write; by default nothing is"
+    )
+    parser.add_argument(
+        "--to",
+        choices=TARGETS,
+        metavar="FORMAT",
+        help=f"{', '.join(TARGETS)} (default: what the output's name says: a folder, .gguf, .bin "
+        "or .npz)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=FLOATS,
+        help="the type of the numbers (default: as they are, where the format has it)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        help="gpt2, or a file (default: the one in the model's file or beside it)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,435 @@
+"""PyTorch's state dicts, name -> array, of GPT-2 and Llama models: which tensor is which of ours.
+
+Whose names and layouts they are says a `Naming`, of which there are four. huggingface.py reads and
+writes with two of them. Read here: the ckpt.pt of nanoGPT and of llama2.c, and the folder that Meta
+hands out, params.json and consolidated.00.pth, and as many more as there were GPUs.
+Not handled: writing any of these; what has weights but no numbers, since no shape tells how many
+heads there are; Llama 3.1 and later, which scale their rotations.
+
+Sources of the formats: nanoGPT, model.py and train.py; llama2.c, model.py and train.py; Meta's
+llama, model.py, where fairscale's layers say along which axis a tensor is cut; transformers,
+models/gpt2/modeling_gpt2.py and models/llama/modeling_llama.py.
+"""
+
+import json
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from errors import FormatError, UserError
+from formats import torch_pickle
+from formats.weights import FLOATS, SINGLE, Parts, Weights, missing
+
+State = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What somebody calls our tensors, and how the parts of theirs differ from ours.
+
+    Attributes:
+        names: theirs by ours; {} stands for the number of the layer.
+        transposed: those of ours that they keep as (in, out).
+        halves: those of ours whose rows yield pairs to be rotated, and which number of the config
+            says how many heads share them. In their heads come first the first numbers of all
+            pairs, then the second ones; in ours the two of a pair are neighbours.
+    """
+
+    names: Mapping[str, str]
+    transposed: frozenset[str] = frozenset()
+    halves: Mapping[str, str] = field(default_factory=dict)
+
+
+NANOGPT = Naming(
+    {
+        "wte": "transformer.wte.weight",
+        "wpe": "transformer.wpe.weight",
+        "ln1w": "transformer.h.{}.ln_1.weight",
+        "ln1b": "transformer.h.{}.ln_1.bias",
+        "qkvw": "transformer.h.{}.attn.c_attn.weight",
+        "qkvb": "transformer.h.{}.attn.c_attn.bias",
+        "attprojw": "transformer.h.{}.attn.c_proj.weight",
+        "attprojb": "transformer.h.{}.attn.c_proj.bias",
+        "ln2w": "transformer.h.{}.ln_2.weight",
+        "ln2b": "transformer.h.{}.ln_2.bias",
+        "fcw": "transformer.h.{}.mlp.c_fc.weight",
+        "fcb": "transformer.h.{}.mlp.c_fc.bias",
+        "fcprojw": "transformer.h.{}.mlp.c_proj.weight",
+        "fcprojb": "transformer.h.{}.mlp.c_proj.bias",
+        "lnfw": "transformer.ln_f.weight",
+        "lnfb": "transformer.ln_f.bias",
+        "wcls": "lm_head.weight",  # always the same table as wte
+    }
+)
+HUGGINGFACE_GPT2 = replace(NANOGPT, transposed=frozenset({"qkvw", "attprojw", "fcw", "fcprojw"}))
+
+META = Naming(  # and llama2.c
+    {
+        "wte": "tok_embeddings.weight",
+        "rms1w": "layers.{}.attention_norm.weight",
+        "wq": "layers.{}.attention.wq.weight",
+        "wk": "layers.{}.attention.wk.weight",
+        "wv": "layers.{}.attention.wv.weight",
+        "wo": "layers.{}.attention.wo.weight",
+        "rms2w": "layers.{}.ffn_norm.weight",
+        "w1": "layers.{}.feed_forward.w1.weight",
+        "w2": "layers.{}.feed_forward.w2.weight",
+        "w3": "layers.{}.feed_forward.w3.weight",
+        "rmsfw": "norm.weight",
+        "wcls": "output.weight",
+    }
+)
+HUGGINGFACE_LLAMA = Naming(
+    {
+        "wte": "model.embed_tokens.weight",
+        "rms1w": "model.layers.{}.input_layernorm.weight",
+        "wq": "model.layers.{}.self_attn.q_proj.weight",
+        "wk": "model.layers.{}.self_attn.k_proj.weight",
+        "wv": "model.layers.{}.self_attn.v_proj.weight",
+        "wo": "model.layers.{}.self_attn.o_proj.weight",
+        "rms2w": "model.layers.{}.post_attention_layernorm.weight",
+        "w1": "model.layers.{}.mlp.gate_proj.weight",
+        "w2": "model.layers.{}.mlp.down_proj.weight",
+        "w3": "model.layers.{}.mlp.up_proj.weight",
+        "rmsfw": "model.norm.weight",
+        "wcls": "lm_head.weight",
+    },
+    halves={"wq": "num_heads", "wk": "num_kv_heads"},
+)
+
+# Along which axis Meta's files each have a slice; of any other tensor each has a copy.
+SLICED = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "wcls": 0, "wo": 1, "w2": 1, "wte": 1}
+
+# What torch.compile and DistributedDataParallel put in front of names, and models in front of
+# those of all but the classifier: sometimes there, sometimes not.
+PREFIX = re.compile(r"((_orig_mod|module|transformer|model)\.)+")
+
+# Tables that follow from a model's numbers: of masks and of rotations.
+BUFFERS = re.compile(
+    r"(.*\.)?(attn\.bias|attn\.masked_bias|attention\.mask|rotary_emb\.inv_freq|rope\.freqs"
+    r"|freqs_cos|freqs_sin)"
+)
+
+# Thousands of times what any model's JSON needs; a forged one cannot fill the memory.
+LARGEST_JSON = 10_000_000
+LARGEST_NUMBER = 1e30  # which every float type here can hold
+
+
+def read(path: Path) -> Weights:
+    """The model in a ckpt.pt of nanoGPT or llama2.c, or in a file of Meta's folder.
+
+    Raises:
+        UserError: there is no such file.
+        FormatError: it is damaged, or another kind of model.
+    """
+    if path.name.startswith("consolidated."):
+        return read_meta(path.parent)
+    checkpoint = torch_pickle.load(path)
+    if not isinstance(checkpoint, Mapping):
+        raise FormatError(f"{path} has a {type(checkpoint).__name__} and no model")
+    state, numbers = checkpoint.get("model"), checkpoint.get("model_args")
+    if not isinstance(state, Mapping) or not isinstance(numbers, Mapping):
+        raise FormatError(
+            f'{path} has no "model" with its "model_args", and without these nobody can tell how '
+            "many heads there are; give the folder of the model, with a config.json or params.json"
+        )
+    state = bare(path, state)
+    if "wte.weight" in state:
+        return _nanogpt(path, state, numbers)
+    if "tok_embeddings.weight" in state:
+        return _llama2_c(path, state, numbers)
+    raise FormatError(f"{path} has neither nanoGPT's nor llama2.c's tensors; it is another model")
+
+
+def _nanogpt(path: Path, state: State, numbers: Mapping[str, Any]) -> Weights:
+    config = {
+        "seq_len": count(path, numbers, "block_size"),
+        "vocab_size": count(path, numbers, "vocab_size"),
+        "num_layers": count(path, numbers, "n_layer"),
+        "num_heads": count(path, numbers, "n_head"),
+        "channels": count(path, numbers, "n_embd"),
+    }
+    if numbers.get("bias", True):
+        tensors = tensors_of(path, [state], NANOGPT, config, tied=True)
+    else:
+        names = {ours: name for ours, name in NANOGPT.names.items() if not ours.endswith("b")}
+        tensors = tensors_of(path, [state], replace(NANOGPT, names=names), config, tied=True)
+        # The same model has biases of 0.
+        for weight in [name for name in tensors if name.endswith("w")]:
+            # A number for each row of a matrix, or for each of a norm.
+            zeros = np.zeros(tensors[weight].shape[:2], tensors[weight].dtype)
+            tensors[f"{weight[:-1]}b"] = Parts.of(f"{weight[:-1]}b", zeros)
+    return Weights("nanoGPT checkpoint", "gpt2", config, tensors)
+
+
+def _llama2_c(path: Path, state: State, numbers: Mapping[str, Any]) -> Weights:
+    seq_len = count(path, numbers, "max_seq_len")
+    return _llama(path, "llama2.c checkpoint", [state], numbers, seq_len, tied=None)
+
+
+def read_meta(folder: Path) -> Weights:
+    """The model in Meta's folder.
+
+    Raises:
+        UserError: there is no such folder, or it lacks a file.
+        FormatError: a file is damaged, or the model scales its rotations.
+    """
+    numbers = load_json(folder / "params.json")
+    if numbers.get("use_scaled_rope"):
+        raise FormatError(
+            f"{folder / 'params.json'} says use_scaled_rope, as Llama 3.1 does, and no model here "
+            "scales its rotations; get a Llama 2"
+        )
+    paths = sorted(folder.glob("consolidated.*.pth"))
+    if not paths or any(path.name != f"consolidated.{i:02}.pth" for i, path in enumerate(paths)):
+        raise FormatError(
+            f"{folder} must have consolidated.00.pth, and from there on each number up to the "
+            "last; get those that are missing"
+        )
+    states = [bare(path, torch_pickle.load(path)) for path in paths]
+    seq_len = 4096  # Llama 2's; the folder does not tell
+    return _llama(folder, "Meta's Llama", states, numbers, seq_len, tied=False)
+
+
+def _llama(
+    path: Path,
+    format: str,
+    states: Sequence[State],
+    numbers: Mapping[str, Any],
+    seq_len: int,
+    tied: bool | None,
+) -> Weights:
+    num_heads = count(path, numbers, "n_heads")
+    config = {
+        "dim": count(path, numbers, "dim"),
+        "num_layers": count(path, numbers, "n_layers"),
+        "num_heads": num_heads,
+        "num_kv_heads": count(path, numbers, "n_kv_heads", num_heads),
+        "seq_len": seq_len,
+        "norm_eps": positive(path, numbers, "norm_eps", 1e-5),
+        "rope_theta": positive(path, numbers, "rope_theta", 10000.0),
+    }
+    tensors = tensors_of(path, states, META, config, tied)
+    config |= {
+        "hidden_dim": tensors["w1"].shape[1],  # else it would follow from several numbers
+        "vocab_size": tensors["wte"].shape[0],  # Meta says -1
+        "tied": "wcls" not in tensors,
+    }
+    return Weights(format, "llama2", config, tensors)
+
+
+def bare(path: Path, state: Any) -> State:
+    """A state dict by names without their prefixes.
+
+    Raises:
+        FormatError: it is none, or has two names that differ in their prefixes only.
+    """
+    if not isinstance(state, Mapping):
+        raise FormatError(f"{path} has no tensors by name; it is damaged, or no model")
+    result = {}
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, np.ndarray):
+            raise FormatError(f"{path} has an entry {name!r} that is no tensor; it is no model")
+        if _bare(name) in result:
+            raise FormatError(
+                f"{path} has two tensors {_bare(name)}; it is damaged, so get it anew"
+            )
+        result[_bare(name)] = tensor
+    return result
+
+
+def _bare(name: str) -> str:
+    prefix = PREFIX.match(name)
+    return name[prefix.end() :] if prefix else name
+
+
+def tensors_of(
+    path: Path,
+    states: Sequence[State],
+    naming: Naming,
+    config: Mapping[str, Any],
+    tied: bool | None,
+) -> dict[str, Parts]:
+    """Our tensors, of which each part is made when it is looked up.
+
+    Args:
+        path: what error messages call it.
+        states: as `bare` makes them; more than one if each has slices.
+        config: ours.
+        tied: whether the classifier is the embedding's table. Then there is no "wcls". None if
+            that shall be found out.
+
+    Raises:
+        FormatError: a tensor is missing, superfluous, or not what it should be.
+    """
+    if tied is not False:
+        tied = _is_tied(path, states[0], naming, tied)
+    used = {_bare(naming.names["wcls"])}
+    tensors = {}
+    for ours, theirs in naming.names.items():
+        if ours == "wcls" and tied:
+            continue
+        pieces = []  # for each layer, one from each of the states
+        for i in range(1 if ours in SINGLE else config["num_layers"]):
+            name = _bare(theirs).format(i)
+            if any(name not in state for state in states):
+                raise missing(path, theirs.format(i))
+            pieces.append([state[name] for state in states])
+            used.add(name)
+        tensors[ours] = _parts(path, ours, naming, config, pieces)
+    for name in set().union(*states) - used:
+        if not BUFFERS.fullmatch(name):
+            raise FormatError(
+                f"{path} has a tensor {name}, for which a model with its numbers has no place; it "
+                "is of another kind, or of more layers"
+            )
+    return tensors
+
+
+def _is_tied(path: Path, state: State, naming: Naming, wanted: bool | None) -> bool:
+    head, table = (state.get(_bare(naming.names[ours])) for ours in ("wcls", "wte"))
+    # Row by row, since of two different tables the first row tells.
+    tied = head is None or (
+        table is not None
+        and head.shape == table.shape
+        and head.ndim == 2
+        and all(map(np.array_equal, head, table))
+    )
+    if wanted and not tied:
+        raise FormatError(
+            f"{path} has a classifier {naming.names['wcls']} that is not the embedding's table, "
+            "as its numbers or its kind demand; it is of another kind"
+        )
+    return tied
+
+
+def _parts(
+    path: Path,
+    ours: str,
+    naming: Naming,
+    config: Mapping[str, Any],
+    pieces: Sequence[Sequence[np.ndarray]],
+) -> Parts:
+    theirs = naming.names[ours].format("N")
+    kinds = {(array.shape, array.dtype) for arrays in pieces for array in arrays}
+    shape, dtype = next(iter(kinds))
+    if len(kinds) > 1:
+        raise FormatError(f"{path}: the tensors {theirs} are not all of one shape and type")
+    if dtype not in FLOATS.values():
+        raise FormatError(
+            f"{path}: the tensor {theirs} is of the type {dtype}, which is not handled; get the "
+            f"model in {', '.join(FLOATS)}"
+        )
+    heads = config[naming.halves[ours]] if ours in naming.halves else None
+    is_matrix = ours in SLICED or ours in naming.transposed
+    if (is_matrix and len(shape) != 2) or (heads and shape[0] % (2 * heads)):
+        raise FormatError(f"{path}: the tensor {theirs} is {shape}, which cannot be")
+    shape = list(shape)
+    if ours in SLICED:
+        shape[SLICED[ours]] *= len(pieces[0])
+    if ours in naming.transposed:
+        shape.reverse()
+    makers = [partial(_to_ours, ours, naming, heads, arrays) for arrays in pieces]
+    return Parts(shape if ours in SINGLE else [len(pieces), *shape], dtype, makers)
+
+
+def _to_ours(
+    ours: str, naming: Naming, heads: int | None, arrays: Sequence[np.ndarray]
+) -> np.ndarray:
+    part = arrays[0]
+    if ours in SLICED and len(arrays) > 1:
+        part = np.concatenate(arrays, axis=SLICED[ours])
+    if ours in naming.transposed:
+        part = part.T
+    return _interleaved(part, heads, 2) if heads else part
+
+
+def to_theirs(weights: Weights, naming: Naming) -> dict[str, Parts]:
+    """Their tensors by their names, of which each is made when it is looked up."""
+    result = {}
+    for ours, tensor in weights.tensors.items():
+        shape = tensor.shape if ours in SINGLE else tensor.shape[1:]
+        if ours in naming.transposed:
+            shape = shape[::-1]
+        heads = weights.config[naming.halves[ours]] if ours in naming.halves else None
+        for i in range(len(tensor)):
+            maker = partial(_to_theirs, ours, naming, heads, tensor, i)
+            result[naming.names[ours].format(i)] = Parts(shape, tensor.dtype, [maker])
+    return result
+
+
+def _to_theirs(ours: str, naming: Naming, heads: int | None, tensor: Parts, i: int) -> np.ndarray:
+    part = tensor[i]
+    if ours in naming.transposed:
+        part = part.T
+    return _interleaved(part, heads, len(part) // heads // 2) if heads else part
+
+
+def _interleaved(matrix: np.ndarray, heads: int, groups: int) -> np.ndarray:
+    """Of each head's `groups` of rows first the first row of every group, then the second, ...
+
+    Two halves of a head become neighbours so, and neighbours, in D/2 groups, two halves.
+    """
+    rows, columns = matrix.shape
+    cut = matrix.reshape(heads, groups, rows // heads // groups, columns)
+    return cut.swapaxes(1, 2).reshape(rows, columns)
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        UserError: there is no such file.
+        FormatError: it is not JSON, or no object, or too large.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    if path.stat().st_size > LARGEST_JSON:
+        raise FormatError(
+            f"{path} has more than {LARGEST_JSON} bytes; it is damaged, so get it anew"
+        )
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not JSON ({error}); it is damaged, so get it anew") from None
+    if not isinstance(result, dict):
+        raise FormatError(
+            f"{path} is JSON, but not names and values; it is damaged, so get it anew"
+        )
+    return result
+
+
+def count(path: Path, numbers: Mapping[str, Any], name: str, default: int | None = None) -> int:
+    """A whole number of at least 1.
+
+    Raises:
+        FormatError: it is none, or missing without a default.
+    """
+    value = numbers.get(name)
+    value = default if value is None else value
+    if type(value) is not int or value < 1:
+        raise FormatError(
+            f"{path}: {name} must be a whole number of at least 1, not "
+            f"{reprlib.repr(value)}; it is damaged"
+        )
+    return value
+
+
+def positive(path: Path, numbers: Mapping[str, Any], name: str, default: float) -> float:
+    """A finite number above 0.
+
+    Raises:
+        FormatError: it is none.
+    """
+    value = numbers.get(name, default)
+    if type(value) not in (int, float) or not 0 < value < LARGEST_NUMBER:
+        raise FormatError(
+            f"{path}: {name} must be a number above 0, not {reprlib.repr(value)}; it is damaged"
+        )
+    return float(value)

@@ -1,0 +1,121 @@
+"""A model's weights as every format here reads and writes them: described, but not yet in memory.
+
+Each format translates between its files and these names, layouts and numbers, which are those of
+gpt2.py and llama2.py; whether a model can be made of them is for load.py to say.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from errors import FormatError, UserError
+from tokenizer import Tokenizer
+
+# Types that weights are stored in, by the names that people give them.
+FLOATS = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+# Tensors that a model has once; of all others it has one for each layer.
+SINGLE = frozenset({"wte", "wpe", "lnfw", "lnfb", "rmsfw", "wcls"})
+
+
+class Parts(Sequence[np.ndarray]):
+    """A tensor in parts, each made when it is looked up: so they need not all be in memory at once.
+
+    A tensor that every layer has, (L, ...), has a part for each layer; any other is one part.
+
+    Args:
+        shape: of the whole tensor.
+        dtype: of the parts, as the file has them.
+        makers: each makes one part.
+        stored: what the file's own type is called, if the parts are made of another.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Any,
+        makers: Sequence[Callable[[], np.ndarray]],
+        stored: str | None = None,
+    ) -> None:
+        self.shape, self.dtype, self._makers = tuple(shape), np.dtype(dtype), makers
+        self.stored = stored or self.dtype.name
+
+    @classmethod
+    def of(cls, name: str, tensor: np.ndarray) -> "Parts":
+        """The parts of the tensor `name`, all there already: in memory, or mapped from a file."""
+        arrays = [tensor] if name in SINGLE else list(tensor)
+        return cls(tensor.shape, tensor.dtype, [lambda part=part: part for part in arrays])
+
+    @classmethod
+    def mapped(
+        cls, name: str, path: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]
+    ) -> "Parts":
+        """The parts of the tensor `name` that lies in a file from byte `offset` on.
+
+        Each is a read-only view of the file, which nobody keeps open in between.
+        """
+        count, shape_of_part = (1, shape) if name in SINGLE else (shape[0], shape[1:])
+        size = math.prod(shape_of_part) * dtype.itemsize
+        starts = range(offset, offset + count * size, size)
+        makers = [partial(np.memmap, path, dtype, "r", start, shape_of_part) for start in starts]
+        return cls(shape, dtype, makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._makers[index]()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (make() for make in self._makers)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is in a file, or shall be in one.
+
+    Attributes:
+        format: what a person calls the file's format and version.
+        kind: "gpt2" or "llama2".
+        config: what `GPT2Config` or `Llama2Config` is made of.
+        tensors: by the names in gpt2.py or llama2.py, in any order. "wte" has as many rows as there
+            are tokens: without padding.
+        tokenizer: the model's, if the file has it.
+    """
+
+    format: str
+    kind: str
+    config: dict[str, Any]
+    tensors: Mapping[str, Parts]
+    tokenizer: Tokenizer | None = field(default=None, repr=False)
+
+
+def as_type(part: np.ndarray, dtype: str, path: Path) -> np.ndarray:
+    """A part as one block of memory in a type of `FLOATS`, to be written to `path`.
+
+    Raises:
+        UserError: a number is too large for the type.
+    """
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(part, FLOATS[dtype])
+    if result.dtype != part.dtype and not np.isfinite(result).all() and np.isfinite(part).all():
+        raise UserError(
+            f"cannot write {path}: a weight of {np.abs(part).max():g} is too large for {dtype}; "
+            "choose another --dtype"
+        )
+    return result
+
+
+def missing(path: Path, name: str) -> FormatError:
+    """The error for a file that lacks the tensor that it calls `name`."""
+    return FormatError(f"{path} has no tensor {name}; it is damaged, or a model of another kind")

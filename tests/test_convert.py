@@ -1,0 +1,144 @@
+"""A model is the same in every format, and a file tells what it is."""
+
+import re
+
+import numpy as np
+import pytest
+
+from buffers import Buffer
+from checkpoint import save_checkpoint
+from convert import TARGETS
+from gpt2 import GPT2, GPT2Config
+from llama2 import Llama2, Llama2Config
+from load import fill, open_model
+from tokenizer import load_tokenizer
+
+BYTES = load_tokenizer("bytes")
+# No two numbers are equal, so that none can stand in another's place unnoticed.
+GPT2_CONFIG = GPT2Config(seq_len=40, vocab_size=257, num_layers=2, num_heads=3, channels=24)
+LLAMA2 = {"dim": 48, "hidden_dim": 56, "num_layers": 2, "num_heads": 6, "num_kv_heads": 3}
+LLAMA2 |= {"vocab_size": 257, "seq_len": 40}
+CONFIGS = {
+    "gpt2": GPT2_CONFIG,
+    "tied": Llama2Config(**LLAMA2),
+    "untied": Llama2Config(**LLAMA2, tied=False),
+}
+OUTPUTS = {"llm.np": "out.npz", "huggingface": "out", "gguf": "out.gguf"}
+EXACT = [
+    (model, target)
+    for model in CONFIGS
+    for target in TARGETS
+    if target != "llama2.c-2" and not target.startswith("llama2.c" if model == "gpt2" else "llm.c")
+]
+
+
+def make_run(folder, config):
+    """A run's folder with a checkpoint of a random model, and the model."""
+    model = (GPT2 if isinstance(config, GPT2Config) else Llama2)(config, seq_len=1)
+    rng = np.random.default_rng(1)
+    model.params.flat += rng.standard_normal(model.params.flat.size)
+    if isinstance(config, GPT2Config):
+        model.params.wte[config.vocab_size :] = 0
+    meta = {
+        "model": "gpt2" if isinstance(config, GPT2Config) else "llama2",
+        "config": vars(config),
+        "positions": 40,
+        "tokenizer": BYTES.to_bytes().decode("latin-1"),
+    }
+    save_checkpoint(folder / "checkpoint.npz", meta, {"params": model.params.flat})
+    return model
+
+
+def params_of(path):
+    source = open_model(path)
+    params = Buffer(source.config.param_shapes())
+    fill(params, source.weights)
+    return source, params
+
+
+def convert(program, *arguments):
+    status, out, err = program("convert", *arguments)
+    assert status == 0, err
+    return out
+
+
+@pytest.mark.parametrize(("model", "target"), EXACT)
+def test_every_format_keeps_every_bit(program, tmp_path, model, target):
+    expected = make_run(tmp_path / "run", CONFIGS[model]).params
+    path = tmp_path / OUTPUTS.get(target, "out.bin")
+    out = convert(program, tmp_path / "run", path, "--to", target)
+    assert str(path) in out
+    source, params = params_of(path)
+    assert source.config == CONFIGS[model]
+    assert source.meta is None  # a model, and no run to go on with
+    for name, tensor in expected:
+        np.testing.assert_array_equal(params[name], tensor, err_msg=name)
+    assert source.tokenizer.to_bytes() == BYTES.to_bytes()  # in the file or beside it
+    # And from there back to where it came from.
+    convert(program, path, tmp_path / "back.npz")
+    back, params = params_of(tmp_path / "back.npz")
+    assert back.config == CONFIGS[model]
+    np.testing.assert_array_equal(params.flat, expected.flat)
+    assert back.tokenizer.to_bytes() == BYTES.to_bytes()
+
+
+@pytest.mark.parametrize("target", ["huggingface", "gguf", "llm.c"])
+def test_bfloat16_is_half_the_file_and_stays_as_it_is(program, tmp_path, target):
+    expected = make_run(tmp_path / "run", GPT2_CONFIG).params
+    half, again = (tmp_path / f"{n}{OUTPUTS.get(target, 'out.bin')}" for n in "ab")
+    convert(program, tmp_path / "run", half, "--to", target, "--dtype", "bfloat16")
+    _, params = params_of(half)
+    for name, tensor in expected:
+        np.testing.assert_allclose(params[name], tensor, rtol=2**-8, err_msg=name)
+    assert not np.array_equal(params.wte, expected.wte)
+    out = convert(program, half, again, "--to", target)  # the same type, unless asked otherwise
+    assert "in bfloat16" in out
+    _, params_again = params_of(again)
+    np.testing.assert_array_equal(params.flat, params_again.flat)
+
+
+def test_too_large_for_float16(program, tmp_path):
+    model = make_run(tmp_path, GPT2_CONFIG)
+    model.params.fcw[1, 2, 3] = 7e4
+    meta = {"model": "gpt2", "config": vars(GPT2_CONFIG), "positions": 40}
+    meta["tokenizer"] = BYTES.to_bytes().decode("latin-1")
+    save_checkpoint(tmp_path / "checkpoint.npz", meta, {"params": model.params.flat})
+    status, _, err = program("convert", tmp_path, tmp_path / "out.gguf", "--dtype", "float16")
+    assert status == 2
+    assert "a weight of 70000 is too large for float16" in err
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_what_is_it(program, starter, tmp_path):
+    out = convert(program, starter / "stories260K.bin")
+    assert "llama2.c, version 0" in out
+    assert "Llama 2, 260,032 parameters" in out
+    assert re.search(r"num_kv_heads +4\n", out)
+    assert "512 tokens" in out
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    _, params = params_of(starter / "stories260K.bin")
+    for name, tensor in params:
+        assert f"{tensor.shape}" in lines[name]
+        assert "float32" in lines[name]
+        mean, deviation = map(float, lines[name].split()[-2:])
+        np.testing.assert_allclose([mean, deviation], [tensor.mean(), tensor.std()], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["out.xyz"], "out.xyz does not tell the format; add --to huggingface, gguf, llm.c"),
+        (["out.bin", "--to", "llama2.c"], "llama2.c knows nothing but Llama 2"),
+        (["out.bin", "--dtype", "float16"], "llm.c cannot hold float16; choose --dtype float32 or"),
+        (["run/checkpoint.npz"], "is what would be read"),
+        (["--dtype", "float16"], "written only where an output is named"),
+        (["out.bin", "--tokenizer", "gone.bin"], "there is no tokenizer gone.bin"),
+    ],
+)
+def test_what_cannot_be(program, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "run", GPT2_CONFIG)
+    status, out, err = program("convert", "run", *arguments)
+    assert (status, out) == (2, "")
+    assert sentence in err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
