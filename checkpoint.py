@@ -15,7 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from errors import FormatError, UserError
-from files import member_offset, replacing
+from files import member_start, replacing
 
 FORMAT = "llm.np checkpoint"
 VERSION = 1
@@ -96,7 +96,7 @@ def find_array(path: Path, name: str, size: int, dtype: np.typing.DTypeLike) -> 
                 pass
         if info.compress_type != zipfile.ZIP_STORED:
             raise FormatError(f"{path} was compressed by somebody; go back to a copy")
-        return member_offset(archive, info) + header_size
+        return member_start(archive.fp, info) + header_size
 
 
 def _check_array(

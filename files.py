@@ -41,14 +41,19 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink()
 
 
-def member_offset(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+def member_start(file: IO[bytes], member: zipfile.ZipInfo) -> int:
     """The byte of an archive's file at which the content of a member begins.
 
     Its local header is 30 bytes, the last four of which are the lengths of the two fields that
     follow: its name, and extras. Source: PKWARE, ".ZIP File Format Specification", 4.3.7.
+
+    Raises:
+        ValueError: there is no such header.
     """
-    archive.fp.seek(member.header_offset + 26)
-    name, extras = struct.unpack("<HH", archive.fp.read(4))
+    file.seek(member.header_offset)
+    signature, name, extras = struct.unpack("<4s22xHH", file.read(30).ljust(30))
+    if signature != b"PK\3\4":
+        raise ValueError(f"its member {member.filename[:80]!r} is not where it should be")
     return member.header_offset + 30 + name + extras
 
 

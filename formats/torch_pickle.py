@@ -15,12 +15,11 @@ Not handled: any other class; sparse and quantised tensors; tensors of which two
 place, as torch.expand makes them; files of PyTorch before 1.6, and of TorchScript.
 
 Sources: PyTorch, torch/serialization.py, torch/_utils.py, and torch/_weights_only_unpickler.py,
-which has the same instructions; Python, Lib/pickletools.py; PKWARE, APPNOTE.TXT, section 4.3.7.
+which has the same instructions; Python, Lib/pickletools.py.
 """
 
 import io
 import pickletools
-import struct
 import zipfile
 import zlib
 from argparse import Namespace
@@ -33,6 +32,7 @@ import ml_dtypes
 import numpy as np
 
 from errors import FormatError, UserError
+from files import member_start
 
 # No honest file comes near these: GPT-2 XL with its optimizer has a data.pkl of 0.2 MB. A hostile
 # one would fill the memory, or the stack of a function that goes through what is in it.
@@ -106,44 +106,34 @@ class _Table(io.FileIO):
 
 def _members(path: Path) -> dict[str, np.ndarray]:
     """The bytes of every member, mapped, by its name without the archive's folder."""
-    with _Table(path) as file, zipfile.ZipFile(file) as archive:
-        infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
-        limit = archive.start_dir
-    _check_names(path, [info.filename.partition("/")[2] for info in infos])
     data = np.asarray(np.memmap(path, np.uint8, "r"))
     members: dict[str, np.ndarray] = {}
     folders, end = set(), 0
-    for info in infos:
-        shown = repr(info.filename[:80])
-        folder, _, name = info.filename.partition("/")
-        folders.add(folder)
-        if len(folders) > 1 or {"", ".", ".."} & {folder, *name.split("/")}:
-            raise ValueError(f"it has a member {shown}")
-        if name in members:
-            raise ValueError(f"it has two members {shown}")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise ValueError(f"its member {shown} is compressed or encrypted")
-        if info.header_offset < end:
-            raise ValueError(f"its member {shown} begins within another")
-        start = _start(data, info)
-        end = start + info.file_size
-        if end > limit:
-            raise ValueError(f"its member {shown} ends outside of the file")
-        members[name] = data[start:end]
-        if name == "data.pkl":
-            _check_program(members[name], info.CRC)
+    with _Table(path) as file, zipfile.ZipFile(file) as archive:
+        infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+        _check_names(path, [info.filename.partition("/")[2] for info in infos])
+        for info in infos:
+            shown = repr(info.filename[:80])
+            folder, _, name = info.filename.partition("/")
+            folders.add(folder)
+            if len(folders) > 1 or {"", ".", ".."} & {folder, *name.split("/")}:
+                raise ValueError(f"it has a member {shown}")
+            if name in members:
+                raise ValueError(f"it has two members {shown}")
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+                raise ValueError(f"its member {shown} is compressed or encrypted")
+            if info.header_offset < end:
+                raise ValueError(f"its member {shown} begins within another")
+            start = member_start(file, info)
+            end = start + info.file_size
+            if end > archive.start_dir:
+                raise ValueError(f"its member {shown} ends outside of the file")
+            members[name] = data[start:end]
+            if name == "data.pkl":
+                _check_program(members[name], info.CRC)
     if "byteorder" in members and members["byteorder"][:7].tobytes() != b"little":
         raise ValueError("it is from a computer that has the bytes of a number in another order")
     return members
-
-
-def _start(data: np.ndarray, info: zipfile.ZipInfo) -> int:
-    """Where a member's bytes begin: behind a header, its name and what fills up to 64 bytes."""
-    header = data[info.header_offset : info.header_offset + 30].tobytes()
-    signature, name_bytes, extra_bytes = struct.unpack("<4s22xHH", header)
-    if signature != b"PK\3\4":
-        raise ValueError(f"its member {info.filename[:80]!r} is not where it should be")
-    return info.header_offset + 30 + name_bytes + extra_bytes
 
 
 def _check_program(program: np.ndarray, checksum: int) -> None:

@@ -119,6 +119,23 @@ def send_at_step(process, step, number):
     return process.returncode, err
 
 
+STOPPED = ["--batch-size", 4, "--seq-len", 16, "--grad-accum", 2, "--steps", 40]
+STOPPED += ["--val-every", 7, "--sample-every", 40, "--save-every", 8]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, tmp_path_factory):
+    """The folder of a whole run, and what it printed; made once for each trainer."""
+
+    @functools.cache
+    def whole(trainer):
+        folder = tmp_path_factory.mktemp(trainer) / "whole"
+        process = start("--data", corpus, *STOPPED, "--out", folder, trainer=trainer)
+        return folder, process.communicate(timeout=60)[0]
+
+    return whole
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no signals to send")
 @pytest.mark.parametrize(
     ("trainer", "name"),
@@ -129,13 +146,10 @@ def send_at_step(process, step, number):
         ("llama2_train.py", "SIGTERM"),
     ],
 )
-def test_a_run_that_was_stopped_resumes_to_the_bit(corpus, tmp_path, trainer, name):
+def test_a_run_that_was_stopped_resumes_to_the_bit(corpus, tmp_path, uninterrupted, trainer, name):
     """Through epochs, accumulated batches and validations; its samples are the same too."""
-    settings = ["--data", corpus, "--batch-size", 4, "--seq-len", 16, "--grad-accum", 2]
-    settings += ["--steps", 40, "--val-every", 7, "--sample-every", 40, "--save-every", 8]
     start_it = functools.partial(start, trainer=trainer)
-    whole = start_it(*settings, "--out", tmp_path / "whole").communicate(timeout=60)[0]
-
+    settings = ["--data", corpus, *STOPPED]
     run = tmp_path / "run"
     status, err = send_at_step(start_it(*settings, "--out", run), 19, getattr(signal, name))
     done = read_meta(run / "checkpoint.npz")["step"]
@@ -149,9 +163,10 @@ def test_a_run_that_was_stopped_resumes_to_the_bit(corpus, tmp_path, trainer, na
 
     resumed, err = start_it("--resume", run).communicate(timeout=60)
     assert err == ""
-    assert losses(run) == losses(tmp_path / "whole")
+    folder, printed = uninterrupted(trainer)
+    assert losses(run) == losses(folder)
     assert [int(row["step"]) for row in rows(run)] == list(range(1, 41))
-    assert resumed.split("--- a sample ---")[1].split("---")[0] in whole
+    assert resumed.split("--- a sample ---")[1].split("---")[0] in printed
 
 
 def test_more_steps_can_be_added(program, small, tmp_path):

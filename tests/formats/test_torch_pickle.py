@@ -699,7 +699,7 @@ def patch(path, member, field, value):
         ("data/0", "size", 95, "its storage 0 has 95 bytes, not 24 numbers float32"),
         ("data/0", "size", 97, "its member 'archive/data/0' ends outside of the file"),
         ("data/0", "size", 2**32 - 2, "its member 'archive/data/0' ends outside of the file"),
-        ("data/0", "offset", 2**32 - 2, "struct|unpack"),
+        ("data/0", "offset", 2**32 - 2, "not where it should be"),
         ("data/0", "offset", 0, "begins within another"),
         ("data/0", "offset", 1, "begins within another"),
         ("data.pkl", "size", 100, "its data.pkl has another checksum"),
@@ -837,6 +837,7 @@ def mutant(tmp_path_factory):
 @settings(max_examples=1200)
 @given(edits=EDITS)
 def test_a_changed_file_is_refused_or_read(mutant, edits):
+    mutant.unlink(missing_ok=True)  # a new file is written five times faster than an old one
     mutant.write_bytes(edited(GOLDEN.read_bytes(), edits))
     try:
         list(everything_in(load(mutant)))
@@ -850,6 +851,7 @@ def test_a_changed_program_is_refused_or_run(mutant, edits):
     with zipfile.ZipFile(GOLDEN) as file:
         program = file.read("torch_save/data.pkl")
     changed = edited(program, edits).ljust(len(program), b"\0")[: len(program)]
+    mutant.unlink(missing_ok=True)  # a new file is written five times faster than an old one
     mutant.write_bytes(GOLDEN.read_bytes().replace(program, changed))
     patch(mutant, "torch_save/data.pkl", "crc", 0)
     try:
