@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-
 from load import open_model
 from tokenizer import load_tokenizer
+
+torch = pytest.importorskip("torch")
 
 ROOT = Path(__file__).resolve().parents[2]
 # Llama 2 7B but for its sizes: 32 layers, untied, heads as many as keys.
