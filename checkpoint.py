@@ -19,6 +19,7 @@ from files import member_start, replacing
 
 FORMAT = "llm.np checkpoint"
 VERSION = 1
+LARGEST_META = 1 << 24  # bytes; a vocabulary of 100,000 tokens has a tenth of it
 CHECKPOINT = "checkpoint.npz"  # its name in a run's folder
 
 
@@ -49,12 +50,15 @@ def read_meta(path: Path) -> dict[str, Any]:
         FormatError: it is not a whole checkpoint.
     """
     with _opened(path) as archive:
+        size = archive.getinfo("meta.json").file_size
+        if size > LARGEST_META:
+            raise FormatError(f"{path} has a meta.json of {size} bytes; go back to a copy")
         meta = json.loads(archive.read("meta.json"))
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         raise FormatError(f"{path} is an archive, but not a checkpoint of this project")
-    if meta["version"] != VERSION:
+    if meta.get("version") != VERSION:
         raise FormatError(
-            f"{path} is a checkpoint of version {meta['version']}; this program reads {VERSION}"
+            f"{path} is a checkpoint of version {meta.get('version')}; this program reads {VERSION}"
         )
     return meta
 

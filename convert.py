@@ -1,16 +1,18 @@
 """Tell what a model's file is, or write the model in another format.
 
-    python convert.py stories15M.bin                         what is it?
+    python convert.py stories260K.bin                        what is it?
     python convert.py gpt2/ gpt2.gguf --dtype float16        from Hugging Face's folder to llama.cpp
     python convert.py runs/tiny my-gpt2/                     what was trained here, for transformers
     python convert.py ckpt.pt model.bin                      from a pickle to llm.c or llama2.c
 
 Every format that is written is read, too, and a few more; load.py recognises them. Weights go
-through memory part by part, so that a model may be larger than it.
+through memory part by part, so that a model may be larger than it; only our own checkpoint is
+written from a whole model in memory.
 """
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -79,27 +81,31 @@ def main() -> None:
     if not args.output:
         describe(source)
         return
-    if args.output.resolve() == source.path.resolve():
-        raise UserError(f"{args.output} is what would be read; choose another output")
+    output = Path(args.output)
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"{output} is there already; choose another name, or delete it")
     to = args.to or guess_target(args.output, source.kind)
+    if output.is_dir() and to != "huggingface":
+        raise UserError(f"{output} is a folder, and {to} is one file; name a file")
     dtype = args.dtype or natural_type(source.weights, TARGETS[to].dtypes)
     if dtype not in TARGETS[to].dtypes:
         known = " or ".join(TARGETS[to].dtypes)
         raise UserError(f"{to} cannot hold {dtype}; choose --dtype {known}")
-    weights = replace(source.weights, tokenizer=source.tokenizer)
+    weights, tokenizer = replace(source.weights, tokenizer=source.tokenizer), source.tokenizer
     with progress("writing", weights) as bar:
-        TARGETS[to].write(args.output, watched(weights, bar), dtype)
-    print(f"wrote {args.output}: {FAMILIES[source.kind].title} in {dtype}, for {to}")
-    tokenizer = source.tokenizer
-    if tokenizer and to.startswith(("llm.c", "llama2.c")):  # whose models' files have none
-        beside = args.output.with_name(tokenizer.file_name)
-        if not beside.exists():
-            tokenizer.save(beside)
-            print(f"wrote {beside}: its tokenizer")
+        TARGETS[to].write(output, watched(weights, bar), dtype)
+    numbers = f" in {dtype}" if len(TARGETS[to].dtypes) > 1 else ""
+    print(f"wrote {output}: {FAMILIES[source.kind].title}{numbers}, for {to}")
+    if not tokenizer:
+        print(f"it has no tokenizer, for {source.tokenizer_source}; --tokenizer gives it one")
+    elif to.startswith(("llm.c", "llama2.c")):  # whose models' files have none
+        beside = output.with_name(f"{output.stem}.{tokenizer.file_name}")
+        tokenizer.save(beside)
+        print(f"wrote {beside}: its tokenizer")
 
 
-def guess_target(output: Path, kind: str) -> str:
-    """The format that a file's suffix stands for; a folder is Hugging Face's.
+def guess_target(output: str, kind: str) -> str:
+    """The format that the name of a file stands for; a folder is Hugging Face's.
 
     Raises:
         UserError: it stands for none.
@@ -110,13 +116,14 @@ def guess_target(output: Path, kind: str) -> str:
         ".bin": {"gpt2": "llm.c", "llama2": "llama2.c"}[kind],
         ".npz": "llm.np",
     }
-    if output.is_dir():
+    if output.endswith(("/", os.sep)) or Path(output).is_dir():
         return "huggingface"
-    if output.suffix not in suffixes:
+    if Path(output).suffix not in suffixes:
         raise UserError(
-            f"the name {output} does not tell the format; add --to {', '.join(TARGETS)}"
+            f"the name {output} does not tell the format; add --to {', '.join(TARGETS)}, or a / "
+            "for a folder of Hugging Face's"
         )
-    return suffixes[output.suffix]
+    return suffixes[Path(output).suffix]
 
 
 def natural_type(weights: Weights, dtypes: Sequence[str]) -> str:
@@ -128,12 +135,13 @@ def natural_type(weights: Weights, dtypes: Sequence[str]) -> str:
 def describe(source: Source) -> None:
     """Print what a file is, and a line for each of its tensors."""
     weights, tokenizer = source.weights, source.tokenizer
+    known = f"{tokenizer.vocab_size:,} tokens: " if tokenizer else "unknown: "
     size = sum(math.prod(parts.shape) for parts in weights.tensors.values())
     print(f"format      {weights.format}")
     print(f"model       {FAMILIES[source.kind].title}, {size:,} parameters")
     for name, value in asdict(source.config).items():
         print(f"  {name:<14} {value}")
-    print(f"tokenizer   {f'{tokenizer.vocab_size:,} tokens' if tokenizer else 'none found'}")
+    print(f"tokenizer   {known}{source.tokenizer_source}")
     print(f"{'tensor':<10} {'shape':<22} {'type':<9} {'mean':>12} {'deviation':>12}")
     with progress("reading", weights) as bar:
         for name, parts in watched(weights, bar).tensors.items():
@@ -162,7 +170,8 @@ def watched(weights: Weights, bar: tqdm) -> Weights:
             bar.update(part.size)
             return part
 
-        return Parts(parts.shape, parts.dtype, [partial(make, i) for i in range(len(parts))])
+        makers = [partial(make, i) for i in range(len(parts))]
+        return Parts(parts.shape, parts.dtype, makers, parts.stored)
 
     return replace(weights, tensors={name: watch(p) for name, p in weights.tensors.items()})
 
@@ -178,15 +187,13 @@ def make_parser() -> argparse.ArgumentParser:
         description="Tell what a model's file is, or write the model in another format."
     )
     parser.add_argument("input", type=Path, help="a model's file or folder, of any format")
-    parser.add_argument(
-        "output", type=Path, nargs="?", help="the file or folder to write; by default nothing is"
-    )
+    parser.add_argument("output", nargs="?", help="what to write (default: nothing)")
     parser.add_argument(
         "--to",
         choices=TARGETS,
         metavar="FORMAT",
-        help=f"{', '.join(TARGETS)} (default: what the output's name says: a folder, .gguf, .bin "
-        "or .npz)",
+        help=f"{', '.join(TARGETS)}; llama2.c-1 is its version 1, and llama2.c-2 has integers of 8 "
+        "bits, for runq.c (default: what the output's name says: a folder, .gguf, .bin or .npz)",
     )
     parser.add_argument(
         "--dtype",
@@ -196,7 +203,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tokenizer",
         metavar="NAME",
-        help="gpt2, or a file (default: the one in the model's file or beside it)",
+        help="gpt2, or the file of one, or a model's file or folder (default: the one in the "
+        "model's file or beside it)",
     )
     return parser
 

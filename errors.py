@@ -51,6 +51,8 @@ def run_program(main: Callable[[], None]) -> None:
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
         sys.exit(130)
+    # A name out of a forged file must not move the cursor, or fill the screen.
+    sentence = "".join(c if c.isprintable() else "?" for c in sentence[:2000])
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(status)
 

@@ -1,10 +1,9 @@
 """From a file to a model: which models there are, and how to get one out of what a person has.
 
-The format of a file is recognised by its first bytes, never asked for.
+The format of a file is recognised, never asked for.
 """
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,8 +42,11 @@ FAMILIES = {
 SAMPLER_ROWS = 512
 
 
-# What a tokenizer's file may be called that lies beside a model; N is the number of its tokens.
+# What a tokenizer's file may be called that lies beside a model: the first two for the model's file
+# called `stem`, as convert.py writes them, the third for a model of N tokens.
 TOKENIZERS = (
+    "{stem}.tokenizer.tiktoken",
+    "{stem}.tokenizer.bin",
     "tok{N}.bin",
     "tokenizer.bin",
     "tokenizer.tiktoken",
@@ -53,6 +55,10 @@ TOKENIZERS = (
     "vocab.json",
 )
 GPT2_TOKENS = 50257
+
+MOST_POSITIONS = 1 << 24  # of a model; nothing in a Llama's file contradicts a forged number
+# Names of files that say nothing; the folder's name says more.
+COMMON_NAMES = frozenset({"checkpoint", "ckpt", "model", "pytorch_model", "params", "config"})
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Source:
         config: the model's.
         positions: how many positions it was trained on; those beyond say nothing.
         tokenizer: its own, if it is known.
+        tokenizer_source: where that is from; or why there is none.
         meta: what a run has saved beside them; None for what is not a run's checkpoint.
     """
 
@@ -75,6 +82,7 @@ class Source:
     config: Any
     positions: int
     tokenizer: Tokenizer | None
+    tokenizer_source: str
     meta: dict[str, Any] | None
 
     @property
@@ -119,12 +127,12 @@ def fill(params: Buffer, weights: Weights) -> None:
 
 
 def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
-    """What is in a model's file or folder, of any format that `formats` or a run writes.
+    """What is in a model's file or folder, of any format that is read here.
 
     Args:
         path: the file or the folder.
-        tokenizer: name or file of the tokenizer; by default the one in the file, else one beside
-            it that has as many tokens as the model, else GPT-2's if the model has that many.
+        tokenizer: as for `tokenizer_of`; by default the one in the file, else one beside it that
+            has as many tokens as the model, else GPT-2's if the model has that many.
 
     Raises:
         UserError: there is no such file, or the tokenizer is another model's.
@@ -135,23 +143,26 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
         path = path / CHECKPOINT
     if not path.exists():
         raise UserError(f"there is no model {path}")
-    meta = read_meta(path) if _is_checkpoint(path) else None
+    meta = read_meta(path) if _is_checkpoint(path) else {}
     weights = _from_checkpoint(path, meta) if meta else _read_weights(path)
     try:
         config = FAMILIES[weights.kind].config(**weights.config)
     except UserError as error:
         raise FormatError(f"{path} holds a model that cannot be: {error}") from None
+    positions = meta.get("positions", config.seq_len)
+    if type(positions) is not int or not 1 <= positions <= config.seq_len <= MOST_POSITIONS:
+        raise FormatError(f"{path} has {positions!r} of {config.seq_len} positions; it is damaged")
     for name, shape in _shapes(config).items():
         if name not in weights.tensors:
             raise FormatError(f"{path} lacks what is called {name} here; it is damaged")
         if weights.tensors[name].shape != shape:
             raise FormatError(
                 f"{path}: {name} is {weights.tensors[name].shape}, and with the model's numbers "
-                f"it must be {shape}; the file is damaged"
+                f"it must be {shape}; the file is damaged, or one of several is missing"
             )
-    found = weights.tokenizer or _find_tokenizer(path, config.vocab_size)
+    found, found_in = _find_tokenizer(path, weights, config.vocab_size)
     if tokenizer:
-        found = load_tokenizer(tokenizer)
+        found, found_in = tokenizer_of(tokenizer), str(tokenizer)
         if found.vocab_size != config.vocab_size:
             raise UserError(
                 f"{tokenizer} has {found.vocab_size:,} tokens, but the model in {path} has "
@@ -159,38 +170,70 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
             )
     return Source(
         path,
-        path.absolute().parent.name if meta else path.stem,
+        path.absolute().parent.name if path.stem in COMMON_NAMES else path.stem,
         weights,
         config,
-        meta["positions"] if meta else config.seq_len,
+        positions,
         found,
-        meta if meta and "step" in meta else None,
+        found_in,
+        meta if "step" in meta else None,
     )
+
+
+def tokenizer_of(name: str | Path) -> Tokenizer:
+    """The tokenizer that `load_tokenizer` knows by that name, or that of the model with that name.
+
+    Raises:
+        UserError: there is none.
+        FormatError: the file is damaged.
+    """
+    if Path(name).is_dir() or Path(name).suffix in (".npz", ".gguf"):
+        source = open_model(name)
+        if not source.tokenizer:
+            raise UserError(f"{name} has no tokenizer: {source.tokenizer_source}")
+        return source.tokenizer
+    return load_tokenizer(name)
 
 
 def _read_weights(path: Path) -> Weights:
     """The weights in a file or folder of somebody else's."""
+    if path.suffix == ".json" and path.is_file():  # it describes what is in its folder
+        path = path.parent if path.name in ("params.json", "config.json") else path
     if path.is_dir():
         if (path / "params.json").is_file():
             return state_dict.read_meta(path)
         if (path / "config.json").is_file():
             return huggingface.read(path)
+        if (path / "ckpt.pt").is_file():
+            return state_dict.read(path / "ckpt.pt")
         raise UserError(
-            f"{path} is no model's folder: it has no {CHECKPOINT}, config.json or params.json"
+            f"{path} is no model's folder: it has no {CHECKPOINT}, ckpt.pt, config.json or "
+            "params.json; name a file"
         )
     with path.open("rb") as file:
         head = file.read(9)
+    if head == b"version h":
+        raise FormatError(f"{path} only says where Git LFS has the file; run git lfs pull")
     if head.startswith(b"GGUF"):
         return gguf.read(path)
     if head.startswith(llm_c.MAGIC):
         return llm_c.read(path)
     pickled = head.startswith((b"PK", b"\x80\x02\x8a"))
-    if pickled and not (path.parent / "config.json").is_file():
+    if pickled and not (path.suffix == ".bin" and (path.parent / "config.json").is_file()):
         return state_dict.read(path)
-    # Of Hugging Face, whose files say nothing without the config.json in their folder.
     if pickled or head[8:] == b"{" or path.suffix == ".json":
-        return huggingface.read(path.parent)
-    return llama2_c.read(path)
+        if not (path.parent / "config.json").is_file():
+            raise FormatError(f"{path} says nothing without its config.json; put that beside it")
+        return huggingface.read(path)
+    if head.startswith(llama2_c.MAGIC):
+        return llama2_c.read(path)
+    try:
+        return llama2_c.read(path)
+    except FormatError as error:
+        raise FormatError(
+            f"{path} is no model of a kind that is known here, unless a damaged one of llama2.c's, "
+            f"which have no mark of their own: {error}"
+        ) from None
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -202,24 +245,23 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _from_checkpoint(path: Path, meta: Mapping[str, Any]) -> Weights:
-    kind = meta["model"]
-    if kind not in FAMILIES:
-        raise FormatError(f"{path} holds a {kind!r}, and only {', '.join(FAMILIES)} are known here")
-    config = FAMILIES[kind].config(**meta["config"])
+    try:
+        kind, numbers = meta["model"], meta["config"]
+        config = FAMILIES[kind].config(**numbers)
+        # A checkpoint holds the tokenizer's file as text, in which every byte is one character.
+        tokenizer = tokenizer_from_bytes(meta["tokenizer"].encode("latin-1"), path)
+    except (KeyError, TypeError, AttributeError, UnicodeError) as error:
+        raise FormatError(
+            f"{path} describes no model that is known here ({error!r}); go back to a copy"
+        ) from None
     shapes = config.param_shapes()
     offset = find_array(path, "params", num_elements(shapes), np.float32)
     starts = {name: offset + 4 * start for name, (start, _) in extents(shapes).items()}
-    return Weights(
-        FORMAT,
-        kind,
-        meta["config"],
-        {
-            name: Parts.mapped(name, path, np.dtype(np.float32), starts[name], shape)
-            for name, shape in _shapes(config).items()
-        },
-        # A checkpoint holds the tokenizer's file as text, in which every byte is one character.
-        tokenizer_from_bytes(meta["tokenizer"].encode("latin-1"), path),
-    )
+    tensors = {
+        name: Parts.mapped(name, path, np.dtype(np.float32), starts[name], shape)
+        for name, shape in _shapes(config).items()
+    }
+    return Weights(FORMAT, kind, numbers, tensors, tokenizer)
 
 
 def _shapes(config: Any) -> Shapes:
@@ -228,14 +270,21 @@ def _shapes(config: Any) -> Shapes:
     return shapes | {"wte": (config.vocab_size, *shapes["wte"][1:])}
 
 
-def _find_tokenizer(path: Path, vocab_size: int) -> Tokenizer | None:
-    """The tokenizer of as many tokens that lies beside a model, or GPT-2's."""
+def _find_tokenizer(path: Path, weights: Weights, vocab_size: int) -> tuple[Tokenizer | None, str]:
+    """A model's tokenizer and where that is from, or None and why there is none."""
+    if weights.tokenizer:
+        return weights.tokenizer, "in the file"
     folder = path if path.is_dir() else path.parent
-    files = [folder / name.format(N=vocab_size) for name in TOKENIZERS]
-    names = [file for file in files if file.is_file()]
+    files = [folder / name.format(stem=path.stem, N=vocab_size) for name in TOKENIZERS]
+    names = [str(file) for file in files if file.is_file()]
+    reason = "none is in the file or beside it"
     for name in [*names, "gpt2"] if vocab_size == GPT2_TOKENS else names:
-        with suppress(UserError):  # another model's may be damaged; --tokenizer tells what is wrong
+        try:
             tokenizer = load_tokenizer(name)
-            if tokenizer.vocab_size == vocab_size:
-                return tokenizer
-    return None
+        except UserError as error:
+            reason = str(error)
+            continue
+        if tokenizer.vocab_size == vocab_size:
+            return tokenizer, name
+        reason = f"{name} has {tokenizer.vocab_size:,} tokens, and the model {vocab_size:,}"
+    return None, reason

@@ -72,7 +72,7 @@ def check_vocabulary(source: Source, tokenizer: Tokenizer, folder: Path) -> None
     if own and own.to_bytes() != tokenizer.to_bytes():
         raise UserError(
             f"{folder} has another vocabulary than {source.path} was trained with; prepare it "
-            "again with that --tokenizer"
+            f"again with --tokenizer {source.path}"
         )
     if source.config.vocab_size != tokenizer.vocab_size:
         raise UserError(

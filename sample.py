@@ -87,7 +87,10 @@ def main() -> None:
     source = open_model(args.model, args.tokenizer)
     tokenizer = source.tokenizer
     if tokenizer is None:
-        raise UserError(f"{args.model} does not say how it writes text; give its --tokenizer")
+        raise UserError(
+            f"{args.model} does not say how it writes text ({source.tokenizer_source}); give its "
+            "--tokenizer: gpt2, or a .tiktoken, tokenizer.bin, .model or tokenizer.json file"
+        )
     if args.chat:
         chat = Chat(source.load(), tokenizer, args.system, args.max_tokens, rng, **settings)
         converse(chat)
@@ -130,7 +133,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--tokenizer",
         metavar="NAME",
         help="gpt2, or a file: .tiktoken, llama2.c's tokenizer.bin, SentencePiece's .model, "
-        "Hugging Face's tokenizer.json (default: the one in the model's file or beside it)",
+        "Hugging Face's tokenizer.json, or another model (default: the one in the model's file or "
+        "beside it)",
     )
 
     prompt = parser.add_argument_group("what to continue (default: begin a new text)")

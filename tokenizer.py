@@ -47,6 +47,7 @@ STARTER_VOCABULARY = Path(__file__).resolve().parent / "data" / "starter" / "tik
 # Llama's tokens: <unk>, <s> and </s>, then the 256 bytes, spelled like this, then pieces of texts.
 FIRST_BYTE, FIRST_PIECE = 3, 259
 BYTE_PIECES = [b"<0x%02X>" % byte for byte in range(256)]
+LARGEST_FILE = 1 << 24  # bytes
 LONGEST_PIECE = 4000  # bytes; to find the merges takes time with the square of it
 
 
@@ -300,6 +301,11 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
         raise UserError(
             f"there is no tokenizer {name}; give gpt2, bytes, or a .tiktoken, tokenizer.bin, "
             "tokenizer.json or .model file"
+        )
+    if Path(name).stat().st_size > LARGEST_FILE:
+        raise FormatError(
+            f"{name} has more than {LARGEST_FILE:,} bytes; no vocabulary needs as many, so give "
+            "another"
         )
     return tokenizer_from_bytes(Path(name).read_bytes(), name)
 

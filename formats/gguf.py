@@ -43,7 +43,7 @@ from tokenizer import (
 DTYPES = tuple(FLOATS)
 
 # Llama 3's header, with 128,000 tokens, has 8 MB. What a forged one can cost is bounded so.
-MAX_HEADER_BYTES = 1 << 24
+MAX_HEADER_BYTES = 10_000_000
 MAX_ENTRIES = 1 << 16
 MAX_NAME_BYTES = 256  # of a key, a tensor or one of Llama's tokens
 

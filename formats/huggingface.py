@@ -35,6 +35,7 @@ from formats.state_dict import (
 from formats.weights import FLOATS, Parts, Weights
 
 DTYPES = tuple(FLOATS)  # to write
+CONFIG = "config.json"
 LARGEST_FILE = 5_000_000_000  # bytes of tensors in one file, where it can be
 # Each alone has the weights; in the order in which transformers looks for them.
 WEIGHTS = (
@@ -46,26 +47,31 @@ WEIGHTS = (
 FILE_NAME = re.compile(r"\w[\w.-]*\.(safetensors|bin)")  # no path, which might lead out of a folder
 
 
-def read(folder: Path) -> Weights:
+def read(path: Path) -> Weights:
     """The model in a folder.
+
+    Args:
+        path: the folder, or a file in it. That is read, if it has weights and is not one of
+            several; else the first of `WEIGHTS`.
 
     Raises:
         UserError: there is no such folder, or it lacks a file.
         FormatError: a file is damaged, or the model is none of ours.
     """
-    path = folder / "config.json"
-    numbers = load_json(path)
+    folder = path if path.is_dir() else path.parent
+    numbers = load_json(folder / CONFIG)
     kind = numbers.get("model_type")
     if kind == "gpt2":
-        return _read_gpt2(path, numbers)
+        return _read_gpt2(folder / CONFIG, numbers, _state(folder, path.name))
     if kind == "llama":
-        return _read_llama(path, numbers)
+        return _read_llama(folder / CONFIG, numbers, _state(folder, path.name))
     raise FormatError(
-        f"{path} is of a model of the type {kind!r:.60}, and only gpt2 and llama are known here"
+        f"{folder / CONFIG} is of a model of the type {kind!r:.60}, and only gpt2 and llama are "
+        "known here"
     )
 
 
-def _read_gpt2(path: Path, numbers: Mapping[str, Any]) -> Weights:
+def _read_gpt2(path: Path, numbers: Mapping[str, Any], state: State) -> Weights:
     config = {
         "seq_len": count(path, numbers, "n_positions"),
         "vocab_size": count(path, numbers, "vocab_size"),
@@ -83,11 +89,11 @@ def _read_gpt2(path: Path, numbers: Mapping[str, Any]) -> Weights:
         "quantization_config": [None],
     }
     _check_computed(path, numbers, computed)
-    tensors = tensors_of(path.parent, [_state(path.parent)], HUGGINGFACE_GPT2, config, tied=True)
+    tensors = tensors_of(path.parent, [state], HUGGINGFACE_GPT2, config, tied=True)
     return Weights("Hugging Face", "gpt2", config, tensors)
 
 
-def _read_llama(path: Path, numbers: Mapping[str, Any]) -> Weights:
+def _read_llama(path: Path, numbers: Mapping[str, Any], state: State) -> Weights:
     # What concerns the rotations has been in three places, of which transformers 5 has the last.
     for name in ("rope_scaling", "rope_parameters"):
         inner = numbers.get(name) or {}
@@ -95,7 +101,7 @@ def _read_llama(path: Path, numbers: Mapping[str, Any]) -> Weights:
             raise FormatError(f"{path}: {name} is not names and values; it is damaged")
         numbers = {**numbers, **inner}
     num_heads = count(path, numbers, "num_attention_heads")
-    tied = numbers.get("tie_word_embeddings", False)
+    tied = numbers.get("tie_word_embeddings", False) is True
     config = {
         "dim": count(path, numbers, "hidden_size"),
         "hidden_dim": count(path, numbers, "intermediate_size"),
@@ -121,7 +127,7 @@ def _read_llama(path: Path, numbers: Mapping[str, Any]) -> Weights:
         "quantization_config": [None],
     }
     _check_computed(path, numbers, computed)
-    tensors = tensors_of(path.parent, [_state(path.parent)], HUGGINGFACE_LLAMA, config, tied)
+    tensors = tensors_of(path.parent, [state], HUGGINGFACE_LLAMA, config, tied)
     return Weights("Hugging Face", "llama2", config, tensors)
 
 
@@ -132,13 +138,16 @@ def _check_computed(
     for name, values in computed.items():
         if numbers.get(name, values[0]) not in values:
             raise FormatError(
-                f"{path}: {name} is {numbers[name]!r:.60}, and models here have {values[0]!r} only"
+                f"{path}: {name} is {numbers[name]!r:.60}, and models here have "
+                f"{' or '.join(map(repr, values))} only"
             )
 
 
-def _state(folder: Path) -> State:
+def _state(folder: Path, given: str) -> State:
     """The tensors of all files of the weights."""
-    name = next((name for name in WEIGHTS if (folder / name).is_file()), None)
+    alone = FILE_NAME.fullmatch(given) and "-of-" not in given
+    names = [given] if alone or given in WEIGHTS else WEIGHTS
+    name = next((name for name in names if (folder / name).is_file()), None)
     if name is None:
         raise UserError(f"{folder} has none of {', '.join(WEIGHTS)}; get the weights too")
     if not name.endswith(".json"):
@@ -191,7 +200,7 @@ def write(
         _write_weights(folder, tensors, dtype, largest_file)
         if tokenizer:
             hf_tokenizer.write(folder, tokenizer)
-        _write_json(folder / "config.json", numbers)  # last: without it there is no model
+        _write_json(folder / CONFIG, numbers)  # last: without it there is no model
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -11,7 +11,7 @@ Source of the format: llama2.c, export.py, run.c and runq.c.
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,14 @@ def write(path: Path, weights: Weights, dtype: str = "float32", version: int = 0
         if numbers[name] != value:
             raise UserError(
                 f"cannot write {path}: the model's {name} is {numbers[name]}, and llama2.c, whose "
-                f"files do not tell it, always computes with {value}"
+                f"files do not tell it, always computes with {value}; write another format"
             )
     # A group must not reach from one row of a matrix into the next.
     group_size = math.gcd(64, numbers["dim"], numbers["hidden_dim"])
-    tables = _rotary_tables(numbers) if version == 0 else {}
     with replacing(path) as file:
         file.write(_header(numbers, version, group_size))
         for name in _shapes(numbers, version):
-            for part in [tables[name]] if name in TABLES else weights.tensors[name]:
+            for part in _rotary_table(name, numbers) if name in TABLES else weights.tensors[name]:
                 if version == 2 and name not in NORMS:
                     file.writelines(_quantised(part, group_size))
                 else:
@@ -165,16 +164,18 @@ def _header(numbers: Mapping[str, Any], version: int, group_size: int) -> bytes:
     return header.ljust(HEADER_BYTES[version], b"\0")
 
 
-def _rotary_tables(numbers: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The cosines and sines of t · 10000^(-2i/D), for every position t and pair i: (T, D/2) each.
+def _rotary_table(name: str, numbers: Mapping[str, Any]) -> Iterator[np.ndarray]:
+    """The cosines or sines of t · 10000^(-2i/D) for every position t and pair i: (t, D/2) a part.
 
     Source: Su et al. 2021 (arXiv 2104.09864), section 3.2.2.
     """
-    head_size = numbers["dim"] // numbers["num_heads"]
+    head_size, T, rows = numbers["dim"] // numbers["num_heads"], numbers["seq_len"], 4096
     # Every step in float32, as llama2.c's model.py takes it.
     exponents = np.arange(0, head_size, 2, dtype=np.float32) / head_size
-    angles = np.outer(np.arange(numbers["seq_len"], dtype=np.float32), 1 / 10000**exponents)
-    return {"cos": np.cos(angles), "sin": np.sin(angles)}
+    for start in range(0, T, rows):
+        positions = np.arange(start, min(start + rows, T), dtype=np.float32)
+        angles = np.outer(positions, 1 / 10000**exponents)
+        yield np.cos(angles) if name == "cos" else np.sin(angles)
 
 
 def _quantised(matrix: np.ndarray, group_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +201,8 @@ def _quantised_parts(
         data = np.memmap(path, np.uint8, "r", start, (size,))
         values = data[: -4 * groups].view(np.int8).reshape(groups, group_size)
         scales = data[-4 * groups :].view("<f4").reshape(groups, 1)
-        return np.multiply(values, scales, dtype=np.float32).reshape(matrix)
+        with np.errstate(all="ignore"):  # the scales of a damaged file may be anything
+            return np.multiply(values, scales, dtype=np.float32).reshape(matrix)
 
     starts = range(start, start + math.prod(shape) // math.prod(matrix) * size, size)
     return Parts(shape, np.float32, [partial(dequantised, start) for start in starts], "int8")

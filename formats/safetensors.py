@@ -110,10 +110,13 @@ def _tensor(path: Path, data: np.ndarray, name: str, description: dict[str, Any]
     code, shape, (start, end) = (description[key] for key in ("dtype", "shape", "data_offsets"))
     if code not in TYPES:
         raise FormatError(
-            f"{path}: the tensor {name} has the type {code}, which is not handled here; "
+            f"{path}: the tensor {name[:80]} has the type {code}, which is not handled here; "
             "get the model in float32, float16 or bfloat16"
         )
-    return data[start:end].view(TYPES[code]).reshape(shape)
+    try:
+        return data[start:end].view(TYPES[code]).reshape(shape)
+    except ValueError as error:  # more dimensions or larger numbers than NumPy has
+        raise _damaged(path, f"a tensor {name[:80]!r} of an impossible shape ({error})") from None
 
 
 def _damaged(path: Path, what: str) -> FormatError:

@@ -3,6 +3,7 @@
 Whose names and layouts they are says a `Naming`, of which there are four. huggingface.py reads and
 writes with two of them. Read here: the ckpt.pt of nanoGPT and of llama2.c, and the folder that Meta
 hands out, params.json and consolidated.00.pth, and as many more as there were GPUs.
+nanoGPT's GELU is the exact one, and ours its usual approximation by tanh.
 Not handled: writing any of these; what has weights but no numbers, since no shape tells how many
 heads there are; Llama 3.1 and later, which scale their rotations.
 
@@ -121,6 +122,7 @@ BUFFERS = re.compile(
 
 # Thousands of times what any model's JSON needs; a forged one cannot fill the memory.
 LARGEST_JSON = 10_000_000
+LARGEST_COUNT = 1 << 24
 LARGEST_NUMBER = 1e30  # which every float type here can hold
 
 
@@ -167,13 +169,14 @@ def _nanogpt(path: Path, state: State, numbers: Mapping[str, Any]) -> Weights:
         for weight in [name for name in tensors if name.endswith("w")]:
             # A number for each row of a matrix, or for each of a norm.
             zeros = np.zeros(tensors[weight].shape[:2], tensors[weight].dtype)
-            tensors[f"{weight[:-1]}b"] = Parts.of(f"{weight[:-1]}b", zeros)
-    wte = tensors["wte"]
+            tensors[f"{weight[:-1]}b"] = Parts.of(f"{weight[:-1]}b", zeros, "not there")
+    format, wte = "nanoGPT checkpoint", tensors["wte"]
     if config["vocab_size"] == GPT2_ROUNDED == wte.shape[0]:
         config["vocab_size"] = GPT2_TOKENS
         shape = (GPT2_TOKENS, *wte.shape[1:])
         tensors["wte"] = Parts(shape, wte.dtype, [lambda: wte[0][:GPT2_TOKENS]])
-    return Weights("nanoGPT checkpoint", "gpt2", config, tensors)
+        format += ", without the rows of wte for which there is no token"
+    return Weights(format, "gpt2", config, tensors)
 
 
 def _llama2_c(path: Path, state: State, numbers: Mapping[str, Any]) -> Weights:
@@ -414,16 +417,16 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def count(path: Path, numbers: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """A whole number of at least 1.
+    """A whole number from 1 to `LARGEST_COUNT`.
 
     Raises:
         FormatError: it is none, or missing without a default.
     """
     value = numbers.get(name)
     value = default if value is None else value
-    if type(value) is not int or value < 1:
+    if type(value) is not int or not 1 <= value <= LARGEST_COUNT:
         raise FormatError(
-            f"{path}: {name} must be a whole number of at least 1, not "
+            f"{path}: {name} must be a whole number from 1 to {LARGEST_COUNT}, not "
             f"{reprlib.repr(value)}; it is damaged"
         )
     return value

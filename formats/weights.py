@@ -27,6 +27,8 @@ FLOATS = {
 # Tensors that a model has once; of all others it has one for each layer.
 SINGLE = frozenset({"wte", "wpe", "lnfw", "lnfb", "rmsfw", "wcls"})
 
+MOST_LAYERS = 1000  # many times what models have; a forged header must not fill the memory
+
 
 class Parts(Sequence[np.ndarray]):
     """A tensor in parts, each made when it is looked up: so they need not all be in memory at once.
@@ -51,10 +53,11 @@ class Parts(Sequence[np.ndarray]):
         self.stored = stored or self.dtype.name
 
     @classmethod
-    def of(cls, name: str, tensor: np.ndarray) -> "Parts":
+    def of(cls, name: str, tensor: np.ndarray, stored: str | None = None) -> "Parts":
         """The parts of the tensor `name`, all there already: in memory, or mapped from a file."""
         arrays = [tensor] if name in SINGLE else list(tensor)
-        return cls(tensor.shape, tensor.dtype, [lambda part=part: part for part in arrays])
+        makers = [lambda part=part: part for part in arrays]
+        return cls(tensor.shape, tensor.dtype, makers, stored)
 
     @classmethod
     def mapped(
@@ -63,8 +66,13 @@ class Parts(Sequence[np.ndarray]):
         """The parts of the tensor `name` that lies in a file from byte `offset` on.
 
         Each is a read-only view of the file, which nobody keeps open in between.
+
+        Raises:
+            FormatError: there are more layers than any model has.
         """
         count, shape_of_part = (1, shape) if name in SINGLE else (shape[0], shape[1:])
+        if count > MOST_LAYERS:
+            raise FormatError(f"{path} has {count} layers, which cannot be; it is damaged")
         size = math.prod(shape_of_part) * dtype.itemsize
         starts = range(offset, offset + count * size, size)
         makers = [partial(np.memmap, path, dtype, "r", start, shape_of_part) for start in starts]

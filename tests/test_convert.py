@@ -109,6 +109,45 @@ def test_too_large_for_float16(program, tmp_path):
     assert not (tmp_path / "out.gguf").exists()
 
 
+def test_the_types_in_the_file_are_told(program, tmp_path):
+    make_run(tmp_path / "run", CONFIGS["tied"])
+    convert(program, tmp_path / "run", tmp_path / "out.bin", "--to", "llama2.c-2")
+    lines = convert(program, tmp_path / "out.bin").splitlines()
+    types = {line.split()[0]: line.split(")")[1].split()[0] for line in lines if "(" in line}
+    assert types["wte"] == types["w2"] == "int8"
+    assert types["rms1w"] == "float32"
+
+
+def test_a_tokenizer_is_its_own_models(program, tmp_path):
+    """Two models in one folder, whose vocabularies have as many tokens."""
+    other = type(BYTES)({bytes([255 - byte]): byte for byte in range(256)})
+    make_run(tmp_path / "run", GPT2_CONFIG)
+    other.save(tmp_path / "other.tiktoken")
+    convert(program, tmp_path / "run", tmp_path / "a.bin")
+    convert(
+        program, tmp_path / "run", tmp_path / "b.bin", "--tokenizer", tmp_path / "other.tiktoken"
+    )
+    assert open_model(tmp_path / "a.bin").tokenizer.to_bytes() == BYTES.to_bytes()
+    assert open_model(tmp_path / "b.bin").tokenizer.to_bytes() == other.to_bytes()
+
+
+def test_no_tokenizer_is_not_silent(program, starter, tmp_path):
+    (tmp_path / "model.bin").write_bytes((starter / "stories260K.bin").read_bytes())
+    assert "unknown: none is in the file or beside it" in convert(program, tmp_path / "model.bin")
+    out = convert(program, tmp_path / "model.bin", tmp_path / "out")
+    assert "it has no tokenizer, for none is in the file or beside it; --tokenizer gives" in out
+    (tmp_path / "tokenizer.bin").write_bytes((starter / "llama2_tokenizer.bin").read_bytes())
+    status, _, err = program("sample", tmp_path / "model.bin")
+    assert status == 2
+    assert "tokenizer.bin has 32,000 tokens, and the model 512); give its --tokenizer" in err
+
+
+def test_a_slash_means_a_folder(program, tmp_path):
+    make_run(tmp_path / "run", GPT2_CONFIG)
+    convert(program, tmp_path / "run", f"{tmp_path}/TinyLlama-1.1B/")
+    assert (tmp_path / "TinyLlama-1.1B" / "config.json").is_file()
+
+
 def test_what_is_it(program, starter, tmp_path):
     out = convert(program, starter / "stories260K.bin")
     assert "llama2.c, version 0" in out
@@ -130,7 +169,9 @@ def test_what_is_it(program, starter, tmp_path):
         (["out.xyz"], "out.xyz does not tell the format; add --to huggingface, gguf, llm.c"),
         (["out.bin", "--to", "llama2.c"], "llama2.c knows nothing but Llama 2"),
         (["out.bin", "--dtype", "float16"], "llm.c cannot hold float16; choose --dtype float32 or"),
-        (["run/checkpoint.npz"], "is what would be read"),
+        (["run/checkpoint.npz"], "run/checkpoint.npz is there already; choose another name"),
+        (["run"], "run is there already"),
+        (["."], ". is there already"),
         (["--dtype", "float16"], "written only where an output is named"),
         (["out.bin", "--tokenizer", "gone.bin"], "there is no tokenizer gone.bin"),
     ],

@@ -1,16 +1,25 @@
 """What a file is, is recognised, and of a file that is none of a model's it is said."""
 
 import json
+import struct
 import tracemalloc
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from buffers import Buffer
+from checkpoint import save_checkpoint
+from convert import write_checkpoint
 from errors import FormatError, UserError
-from formats import huggingface, llama2_c
+from formats import huggingface, llama2_c, safetensors
+from formats.state_dict import HUGGINGFACE_LLAMA, to_theirs
 from formats.weights import Parts, Weights
 from llama2 import Llama2, Llama2Config
-from load import open_model
+from load import fill, open_model
 from tokenizer import load_tokenizer
 
 CONFIG = Llama2Config(dim=96, num_layers=16, num_heads=2, vocab_size=257, seq_len=8)
@@ -30,8 +39,13 @@ def test_any_file_of_a_hugging_face_folder_will_do(tmp_path, weights):
     for path in (tmp_path / "model", *files):
         source = open_model(path)
         assert (source.kind, source.config) == ("llama2", CONFIG)
+    other = {**weights.tensors, "wte": Parts.of("wte", weights.tensors["wte"][0] + 1)}
+    theirs = to_theirs(replace(weights, tensors=other), HUGGINGFACE_LLAMA)
+    safetensors.save(tmp_path / "model" / "other.safetensors", theirs)
+    named = open_model(tmp_path / "model" / "other.safetensors").weights
+    np.testing.assert_array_equal(named.tensors["wte"][0], weights.tensors["wte"][0] + 1)
     (tmp_path / "model" / "config.json").unlink()
-    with pytest.raises(UserError, match=r"there is no file .*config\.json"):
+    with pytest.raises(FormatError, match=r"says nothing without its config\.json"):
         open_model(files[-1])
 
 
@@ -53,6 +67,7 @@ def test_another_format_in_a_hugging_face_folder_is_what_it_is(tmp_path, weights
         ("checkpoint.npz", b"PK\3\4" + bytes(26) + b"meta.json", "checkpoint.npz is damaged"),
         ("other.zip", b"PK\3\4" + bytes(50), "other.zip"),
         ("x.json", b"{}", "config.json"),
+        ("lfs.bin", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
     ],
 )
 def test_what_is_no_model(tmp_path, name, content, sentence):
@@ -64,7 +79,9 @@ def test_what_is_no_model(tmp_path, name, content, sentence):
 def test_folders_and_files_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match=r"there is no model .*gone"):
         open_model(tmp_path / "gone")
-    with pytest.raises(UserError, match=r"no checkpoint\.npz, config\.json or params\.json"):
+    with pytest.raises(
+        UserError, match=r"no checkpoint\.npz, ckpt\.pt, config\.json or params\.json"
+    ):
         open_model(tmp_path)
 
 
@@ -98,3 +115,84 @@ def test_a_conversion_needs_the_memory_of_a_part(program, tmp_path, weights, tar
     tracemalloc.stop()
     assert status == 0, err
     assert peak < size / 4
+
+
+META = {"model": "llama2", "config": vars(CONFIG), "positions": 8, "tokenizer": "gpt2"}
+
+
+@pytest.mark.parametrize("name", META)
+@pytest.mark.parametrize("value", [None, 0, "x", [], {"a": 1}, "漢", 2**70, True])
+def test_a_checkpoint_that_describes_no_model(tmp_path, name, value):
+    params = np.zeros(sum(map(np.prod, CONFIG.param_shapes().values())), np.float32)
+    meta = META | {"tokenizer": load_tokenizer("bytes").to_bytes().decode("latin-1")}
+    save_checkpoint(tmp_path / "checkpoint.npz", meta, {"params": params})
+    assert open_model(tmp_path).positions == 8
+    save_checkpoint(tmp_path / "checkpoint.npz", meta | {name: value}, {"params": params})
+    with pytest.raises(FormatError, match=r"checkpoint\.npz"):
+        open_model(tmp_path)
+    del meta[name]
+    save_checkpoint(tmp_path / "checkpoint.npz", meta, {"params": params})
+    if name != "positions":
+        with pytest.raises(FormatError, match=r"checkpoint\.npz"):
+            open_model(tmp_path)
+
+
+def test_a_description_that_would_fill_the_memory(tmp_path):
+    with zipfile.ZipFile(tmp_path / "checkpoint.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("meta.json", b" " * 10**8)
+    tracemalloc.start()
+    with pytest.raises(FormatError, match=r"a meta\.json of 100000000 bytes"):
+        open_model(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+def test_more_layers_than_any_model_has(tmp_path):
+    header = struct.pack("<7i", 2, 1, 200_000, 1, 1, 1, 1)
+    path = tmp_path / "model.bin"
+    path.write_bytes(header)
+    with path.open("r+b") as file:
+        file.truncate(28 + 4 * (2 + 200_000 * (4 + 4 * 4 + 6) + 2 + 2))
+    with pytest.raises(FormatError, match="200000 layers, which cannot be"):
+        open_model(path)
+
+
+@pytest.fixture(scope="module")
+def small_files(tmp_path_factory):
+    """A folder with a file of each format that has no fuzz test of its own."""
+    config = Llama2Config(dim=4, hidden_dim=4, num_layers=2, num_heads=1, vocab_size=257, seq_len=2)
+    tensors = {name: Parts.of(name, tensor) for name, tensor in Llama2(config).params}
+    weights = Weights("", "llama2", vars(config), tensors, load_tokenizer("bytes"))
+    folder = tmp_path_factory.mktemp("small")
+    for version in (0, 1, 2):
+        llama2_c.write(folder / f"{version}.bin", weights, version=version)
+    write_checkpoint(folder / "own.npz", weights, "float32")
+    return folder
+
+
+EDITS = st.lists(
+    st.tuples(st.sampled_from(["set", "delete", "insert"]), st.floats(0, 1), st.binary(max_size=9)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=1000)
+@given(edits=EDITS, near_the_beginning=st.booleans())
+@pytest.mark.parametrize("name", ["0.bin", "1.bin", "2.bin", "own.npz"])
+def test_a_mutated_file_is_read_or_refused(
+    small_files, tmp_path_factory, name, edits, near_the_beginning
+):
+    content = bytearray((small_files / name).read_bytes())
+    for kind, place, new in edits:
+        start = int(place * (64 if near_the_beginning else len(content)))
+        stop = start if kind == "insert" else start + max(len(new), 1)
+        content[start:stop] = b"" if kind == "delete" else new
+    path = tmp_path_factory.getbasetemp() / f"mutated-{name}"
+    path.unlink(missing_ok=True)  # a new file is written five times faster than an old one
+    path.write_bytes(content)
+    try:
+        source = open_model(path)
+        fill(Buffer(source.config.param_shapes()), source.weights)
+    except FormatError as error:
+        assert str(path) in str(error)

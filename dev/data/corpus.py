@@ -17,7 +17,8 @@ from tqdm import tqdm
 from dataloader import write_shard
 from dev.download import download
 from errors import UserError
-from tokenizer import BytePairTokenizer, LlamaTokenizer, Tokenizer, load_tokenizer, train_bpe
+from load import tokenizer_of
+from tokenizer import BytePairTokenizer, LlamaTokenizer, Tokenizer, train_bpe
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SHARD_TOKENS = 100_000_000
@@ -29,8 +30,9 @@ def add_options(parser: argparse.ArgumentParser, tokenizer: str, out: Path | Non
     parser.add_argument(
         "--tokenizer",
         default=tokenizer,
-        help="gpt2, bytes, a .tiktoken, tokenizer.bin or .model file, or bpe:N to train N merges "
-        "on the training split (default: %(default)s)",
+        help="gpt2, bytes, a .tiktoken, tokenizer.bin, .model or tokenizer.json file, a model's "
+        "folder, .npz or .gguf file, or bpe:N to train N merges on the training split (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--out",
@@ -113,7 +115,7 @@ def write_corpus(train: Iterable[str], val: Iterable[str], folder: Path, tokeniz
 def _make_tokenizer(name: str, train: Iterable[str]) -> Tokenizer:
     kind, _, merges = name.partition(":")
     if kind != "bpe":
-        tokenizer = load_tokenizer(name)
+        tokenizer = tokenizer_of(name)
         if tokenizer.vocab_size > 65536:
             raise UserError(
                 f"{name} has {tokenizer.vocab_size:,} tokens, and a token file can tell 65,536 "

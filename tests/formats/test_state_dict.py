@@ -160,7 +160,7 @@ def test_a_classifier_that_differs_in_its_last_number_is_not_tied(load):
 @pytest.mark.parametrize("value", [None, 0, -1, 2.0, "2", True, [2]])
 def test_nanogpt_with_absurd_numbers_is_refused(load, name, value):
     _, tensors = model("gpt2")
-    with pytest.raises(FormatError, match=rf"ckpt\.pt: {name} must be a whole number of at least"):
+    with pytest.raises(FormatError, match=rf"ckpt\.pt: {name} must be a whole number from 1"):
         load(nanogpt(tensors), GPT2_ARGS | {name: value})
 
 
@@ -168,7 +168,7 @@ def test_nanogpt_with_absurd_numbers_is_refused(load, name, value):
 @pytest.mark.parametrize("value", [0, -1, 2.0, "2", True, [2]])
 def test_llama2_c_with_absurd_numbers_is_refused(load, name, value):
     _, tensors = model("tied")
-    with pytest.raises(FormatError, match=rf"ckpt\.pt: {name} must be a whole number of at least"):
+    with pytest.raises(FormatError, match=rf"ckpt\.pt: {name} must be a whole number from 1"):
         load(llama(tensors), LLAMA2_C_ARGS | {name: value})
 
 
@@ -179,7 +179,7 @@ def test_a_number_of_many_digits_is_not_shown_whole(load):
     assert len(str(refusal.value)) < 500
 
 
-@pytest.mark.parametrize("num_layers", [4, 10**9, 10**18])
+@pytest.mark.parametrize("num_layers", [4, 10**7])
 def test_layers_that_are_not_there_are_refused(load, num_layers):
     _, tensors = model("tied")
     name = r"layers\.3\.attention_norm\.weight"
