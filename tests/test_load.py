@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +40,8 @@ def test_any_file_of_a_hugging_face_folder_will_do(tmp_path, weights):
     for path in (tmp_path / "model", *files):
         source = open_model(path)
         assert (source.kind, source.config) == ("llama2", CONFIG)
+    assert open_model(tmp_path / "model" / "config.json").name == "model"
+    assert open_model(tmp_path / "model").name == "model"
     other = {**weights.tensors, "wte": Parts.of("wte", weights.tensors["wte"][0] + 1)}
     theirs = to_theirs(replace(weights, tensors=other), HUGGINGFACE_LLAMA)
     safetensors.save(tmp_path / "model" / "other.safetensors", theirs)
@@ -65,6 +68,7 @@ def test_another_format_in_a_hugging_face_folder_is_what_it_is(tmp_path, weights
         ("a.bin", b"\xd8\x2855\x01", "a.bin"),
         ("a.safetensors", b"\x08" + bytes(7) + b"{" * 8, "config.json"),
         ("checkpoint.npz", b"PK\3\4" + bytes(26) + b"meta.json", "checkpoint.npz is damaged"),
+        ("checkpoint.npz", b"PK\3\4", "checkpoint.npz is damaged"),
         ("other.zip", b"PK\3\4" + bytes(50), "other.zip"),
         ("x.json", b"{}", "config.json"),
         ("lfs.bin", b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
@@ -83,6 +87,32 @@ def test_folders_and_files_that_are_not_there(tmp_path):
         UserError, match=r"no checkpoint\.npz, ckpt\.pt, config\.json or params\.json"
     ):
         open_model(tmp_path)
+
+
+def test_whose_pickle_it_is(tmp_path):
+    """None has a model in it, and who says so is who was asked."""
+    pickle = (Path(__file__).parent / "golden" / "torch_save.pt").read_bytes()
+    (tmp_path / "ckpt.pt").write_bytes(pickle)
+    with pytest.raises(FormatError, match=r'ckpt\.pt has no "model"'):
+        open_model(tmp_path)  # nanoGPT's and llama2.c's output folder
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    with pytest.raises(FormatError, match=r'ckpt\.pt has no "model"'):
+        open_model(tmp_path / "ckpt.pt")
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle)
+    with pytest.raises(FormatError, match=r"pytorch_model\.bin has an entry"):
+        open_model(tmp_path / "pytorch_model.bin")
+    (tmp_path / "params.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(FormatError, match=r"must have consolidated\.00\.pth"):
+        open_model(tmp_path / "params.json")
+
+
+def test_more_positions_than_any_model_has(tmp_path, weights):
+    llama2_c.write(tmp_path / "model.bin", weights, version=1)
+    content = bytearray((tmp_path / "model.bin").read_bytes())
+    content[32:36] = (2**25).to_bytes(4, "little")
+    (tmp_path / "model.bin").write_bytes(content)
+    with pytest.raises(FormatError, match="33554432 of 33554432 positions"):
+        open_model(tmp_path / "model.bin")
 
 
 @pytest.mark.parametrize(
