@@ -166,9 +166,10 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
                 f"{tokenizer} has {found.vocab_size:,} tokens, but the model in {path} has "
                 f"{config.vocab_size:,}; give the --tokenizer that it was trained with"
             )
+    says_nothing = path.is_file() and path.stem in COMMON_NAMES
     return Source(
         path,
-        path.absolute().parent.name if path.stem in COMMON_NAMES else path.stem,
+        path.absolute().parent.name if says_nothing else path.stem,
         weights,
         config,
         positions,
