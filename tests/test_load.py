@@ -16,11 +16,12 @@ from buffers import Buffer
 from checkpoint import save_checkpoint
 from convert import write_checkpoint
 from errors import FormatError, UserError
-from formats import huggingface, llama2_c, safetensors
+from formats import huggingface, llama2_c, llm_c, safetensors
 from formats.state_dict import HUGGINGFACE_LLAMA, to_theirs
 from formats.weights import Parts, Weights
+from gpt2 import GPT2Config
 from llama2 import Llama2, Llama2Config
-from load import fill, open_model
+from load import fill, open_model, tokenizer_of
 from tokenizer import load_tokenizer
 
 CONFIG = Llama2Config(dim=96, num_layers=16, num_heads=2, vocab_size=257, seq_len=8)
@@ -87,6 +88,26 @@ def test_folders_and_files_that_are_not_there(tmp_path):
         UserError, match=r"no checkpoint\.npz, ckpt\.pt, config\.json or params\.json"
     ):
         open_model(tmp_path)
+
+
+def test_gpt2s_vocabulary_is_known_by_its_size(starter, tmp_path):
+    config = GPT2Config(seq_len=2, num_layers=1, num_heads=1, channels=2)
+    shapes = config.param_shapes() | {"wte": (50257, 2)}
+    tensors = {name: Parts.of(name, np.zeros(shape, "f4")) for name, shape in shapes.items()}
+    llm_c.write(tmp_path / "model.bin", Weights("", "gpt2", vars(config), tensors))
+    source = open_model(tmp_path / "model.bin")
+    assert source.tokenizer.encode(" the") == [262]
+    assert source.tokenizer_source == "gpt2"
+
+
+def test_a_model_serves_as_the_name_of_its_tokenizer(tmp_path, weights):
+    huggingface.write(tmp_path / "model", weights)
+    write_checkpoint(tmp_path / "own.npz", weights, "float32")
+    for name in ("model", "own.npz"):
+        assert tokenizer_of(tmp_path / name).to_bytes() == load_tokenizer("bytes").to_bytes()
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="model has no tokenizer: none is in the file or beside it"):
+        tokenizer_of(tmp_path / "model")
 
 
 def test_whose_pickle_it_is(tmp_path):
