@@ -1,5 +1,6 @@
 """What a file is, is recognised, and of a file that is none of a model's it is said."""
 
+import io
 import json
 import struct
 import tracemalloc
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 from buffers import Buffer
 from checkpoint import save_checkpoint
-from convert import write_checkpoint
+from convert import progress, watched, write_checkpoint
 from errors import FormatError, UserError
 from formats import huggingface, llama2_c, llm_c, safetensors
 from formats.state_dict import HUGGINGFACE_LLAMA, to_theirs
@@ -247,3 +249,22 @@ def test_a_mutated_file_is_read_or_refused(
         fill(Buffer(source.config.param_shapes()), source.weights)
     except FormatError as error:
         assert str(path) in str(error)
+
+
+def test_a_forged_name_does_not_reach_the_console(program, tmp_path, weights):
+    huggingface.write(tmp_path / "model", weights)
+    theirs = to_theirs(weights, HUGGINGFACE_LLAMA)
+    theirs["\x1b[2J" * 999] = Parts.of("wte", np.zeros(1, np.float32))
+    safetensors.save(tmp_path / "model" / "model.safetensors", theirs)
+    status, _, err = program("sample", tmp_path / "model")
+    assert status == 2
+    assert "has a tensor ?[2J" in err
+    assert "\x1b" not in err
+    assert len(err) < 2100
+
+
+def test_the_bar_reaches_its_end(weights):
+    with tqdm(total=progress("", weights).total, file=io.StringIO()) as bar:
+        for parts in watched(weights, bar).tensors.values():
+            list(parts)
+        assert bar.n == bar.total > 0
