@@ -430,3 +430,11 @@ def test_a_model_that_the_format_cannot_tell_is_not_written(path, name, value):
     with pytest.raises(UserError, match=f"{name} is {value}"):
         write(path, numbers | {name: value}, tensors)
     assert not path.exists()
+
+
+def test_the_rotary_tables_of_a_long_context_are_whole(path):
+    numbers, tensors = model(tied=True)
+    write(path, numbers | {"seq_len": 5000}, tensors, version=0)
+    tables = np.frombuffer(path.read_bytes(), "<f4")[-2 * 5000 * 2 :].reshape(2, 5000, 2)
+    angles = np.outer(np.arange(5000), [1, 0.01])  # heads of 4
+    np.testing.assert_allclose(tables, [np.cos(angles), np.sin(angles)], rtol=0, atol=1e-3)

@@ -242,3 +242,14 @@ def test_a_mutated_file_is_read_or_refused(original, changes):
     assert sum(tensor.nbytes for tensor in tensors.values()) <= len(content)
     for tensor in tensors.values():
         tensor.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [([1] * 65, 4), ([2**62, 0], 0), ([0, 2**62, 2**62], 0)]
+)
+def test_a_shape_that_no_array_can_have_is_refused(tmp_path, shape, size):
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(FormatError, match=r"model\.safetensors has a(.*shape| header with)"):
+        load(path)
