@@ -158,8 +158,9 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
                 f"{path}: {name} is {weights.tensors[name].shape}, and with the model's numbers "
                 f"it must be {shape}; the file is damaged, or one of several is missing"
             )
-    found, found_in = _find_tokenizer(path, weights, config.vocab_size)
-    if tokenizer:
+    if not tokenizer:
+        found, found_in = _find_tokenizer(path, weights, config.vocab_size)
+    else:
         found, found_in = tokenizer_of(tokenizer), str(tokenizer)
         if found.vocab_size != config.vocab_size:
             raise UserError(
@@ -186,12 +187,16 @@ def tokenizer_of(name: str | Path) -> Tokenizer:
         UserError: there is none.
         FormatError: the file is damaged.
     """
-    if Path(name).is_dir() or Path(name).suffix in (".npz", ".gguf"):
-        source = open_model(name)
-        if not source.tokenizer:
-            raise UserError(f"{name} has no tokenizer: {source.tokenizer_source}")
-        return source.tokenizer
-    return load_tokenizer(name)
+    try:
+        return load_tokenizer(name)
+    except UserError as error:
+        try:
+            source = open_model(name)
+        except UserError:  # it is no model either
+            raise error from None
+    if not source.tokenizer:
+        raise UserError(f"{name} has no tokenizer: {source.tokenizer_source}")
+    return source.tokenizer
 
 
 def _read_weights(path: Path) -> Weights:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from buffers import Buffer
-from checkpoint import save_checkpoint
-from convert import TARGETS
+from convert import TARGETS, write_checkpoint
+from formats.weights import Parts, Weights
 from gpt2 import GPT2, GPT2Config
 from llama2 import Llama2, Llama2Config
 from load import fill, open_model
@@ -32,21 +32,21 @@ EXACT = [
 ]
 
 
-def make_run(folder, config):
-    """A run's folder with a checkpoint of a random model, and the model."""
+def make_run(folder, config, largest=None):
+    """A folder with a checkpoint of a random model, and the model's parameters."""
     model = (GPT2 if isinstance(config, GPT2Config) else Llama2)(config, seq_len=1)
     rng = np.random.default_rng(1)
     model.params.flat += rng.standard_normal(model.params.flat.size)
+    if largest:
+        model.params.fcw[1, 2, 3] = largest
+    tensors = {name: Parts.of(name, tensor) for name, tensor in model.params}
     if isinstance(config, GPT2Config):
         model.params.wte[config.vocab_size :] = 0
-    meta = {
-        "model": "gpt2" if isinstance(config, GPT2Config) else "llama2",
-        "config": vars(config),
-        "positions": 40,
-        "tokenizer": BYTES.to_bytes().decode("latin-1"),
-    }
-    save_checkpoint(folder / "checkpoint.npz", meta, {"params": model.params.flat})
-    return model
+        tensors["wte"] = Parts.of("wte", model.params.wte[: config.vocab_size])
+    kind = "gpt2" if isinstance(config, GPT2Config) else "llama2"
+    weights = Weights("", kind, vars(config), tensors, BYTES)
+    write_checkpoint(folder / "checkpoint.npz", weights, "float32")
+    return model.params
 
 
 def params_of(path):
@@ -64,7 +64,7 @@ def convert(program, *arguments):
 
 @pytest.mark.parametrize(("model", "target"), EXACT)
 def test_every_format_keeps_every_bit(program, tmp_path, model, target):
-    expected = make_run(tmp_path / "run", CONFIGS[model]).params
+    expected = make_run(tmp_path / "run", CONFIGS[model])
     path = tmp_path / OUTPUTS.get(target, "out.bin")
     out = convert(program, tmp_path / "run", path, "--to", target)
     assert str(path) in out
@@ -84,7 +84,7 @@ def test_every_format_keeps_every_bit(program, tmp_path, model, target):
 
 @pytest.mark.parametrize("target", ["huggingface", "gguf", "llm.c"])
 def test_bfloat16_is_half_the_file_and_stays_as_it_is(program, tmp_path, target):
-    expected = make_run(tmp_path / "run", GPT2_CONFIG).params
+    expected = make_run(tmp_path / "run", GPT2_CONFIG)
     half, again = (tmp_path / f"{n}{OUTPUTS.get(target, 'out.bin')}" for n in "ab")
     convert(program, tmp_path / "run", half, "--to", target, "--dtype", "bfloat16")
     _, params = params_of(half)
@@ -98,11 +98,7 @@ def test_bfloat16_is_half_the_file_and_stays_as_it_is(program, tmp_path, target)
 
 
 def test_too_large_for_float16(program, tmp_path):
-    model = make_run(tmp_path, GPT2_CONFIG)
-    model.params.fcw[1, 2, 3] = 7e4
-    meta = {"model": "gpt2", "config": vars(GPT2_CONFIG), "positions": 40}
-    meta["tokenizer"] = BYTES.to_bytes().decode("latin-1")
-    save_checkpoint(tmp_path / "checkpoint.npz", meta, {"params": model.params.flat})
+    make_run(tmp_path, GPT2_CONFIG, largest=7e4)
     status, _, err = program("convert", tmp_path, tmp_path / "out.gguf", "--dtype", "float16")
     assert status == 2
     assert "a weight of 70000 is too large for float16" in err

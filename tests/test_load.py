@@ -105,11 +105,16 @@ def test_gpt2s_vocabulary_is_known_by_its_size(starter, tmp_path):
 def test_a_model_serves_as_the_name_of_its_tokenizer(tmp_path, weights):
     huggingface.write(tmp_path / "model", weights)
     write_checkpoint(tmp_path / "own.npz", weights, "float32")
-    for name in ("model", "own.npz"):
+    llama2_c.write(tmp_path / "model.bin", weights)
+    weights.tokenizer.save(tmp_path / "model.tokenizer.tiktoken")
+    for name in ("model", "own.npz", "model.bin"):
         assert tokenizer_of(tmp_path / name).to_bytes() == load_tokenizer("bytes").to_bytes()
     (tmp_path / "model" / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="model has no tokenizer: none is in the file or beside it"):
         tokenizer_of(tmp_path / "model")
+    (tmp_path / "letter").write_bytes(b"Dear reader")
+    with pytest.raises(FormatError, match=r"letter, line 1: .* is not a token"):
+        tokenizer_of(tmp_path / "letter")
 
 
 def test_whose_pickle_it_is(tmp_path):

@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser, tokenizer: str, out: Path | Non
         "--tokenizer",
         default=tokenizer,
         help="gpt2, bytes, a .tiktoken, tokenizer.bin, .model or tokenizer.json file, a model's "
-        "folder, .npz or .gguf file, or bpe:N to train N merges on the training split (default: "
+        "file or folder, or bpe:N to train N merges on the training split (default: "
         "%(default)s)",
     )
     parser.add_argument(

@@ -6,6 +6,7 @@ import tracemalloc
 from dataclasses import replace
 from functools import partial
 
+import gguf as library
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,9 +16,10 @@ from errors import FormatError, RunError, UserError
 from formats import llama2_c
 from formats.gguf import MAX_HEADER_BYTES, TENSORS, read, write
 from formats.weights import FLOATS, Parts, Weights
+from gpt2 import GPT2Config
+from llama2 import Llama2Config
 from tokenizer import BYTE_PIECES, BytePairTokenizer, LlamaTokenizer, load_tokenizer, train_bpe
 
-library = pytest.importorskip("gguf")
 Type = library.GGMLQuantizationType
 
 TEXT = "it's a naïve 😀 test,  it's 12 tests\n"
@@ -48,48 +50,13 @@ LLAMA2 = {
 
 def gpt2(tokenizer=BYTES):
     config = GPT2 | {"vocab_size": tokenizer.vocab_size}
-    L, C = GPT2["num_layers"], GPT2["channels"]
-    shapes = {
-        "wte": (config["vocab_size"], C),
-        "wpe": (GPT2["seq_len"], C),
-        "ln1w": (L, C),
-        "ln1b": (L, C),
-        "qkvw": (L, 3 * C, C),
-        "qkvb": (L, 3 * C),
-        "attprojw": (L, C, C),
-        "attprojb": (L, C),
-        "ln2w": (L, C),
-        "ln2b": (L, C),
-        "fcw": (L, 4 * C, C),
-        "fcb": (L, 4 * C),
-        "fcprojw": (L, C, 4 * C),
-        "fcprojb": (L, C),
-        "lnfw": (C,),
-        "lnfb": (C,),
-    }
+    shapes = GPT2Config(**config).param_shapes() | {"wte": (tokenizer.vocab_size, 12)}
     return weights_of("gpt2", config, shapes, tokenizer)
 
 
 def llama(tokenizer=LLAMA, **changes):
     config = LLAMA2 | {"vocab_size": tokenizer.vocab_size} | changes
-    L, C, F, V = (config[name] for name in ("num_layers", "dim", "hidden_dim", "vocab_size"))
-    KD = C // config["num_heads"] * config["num_kv_heads"]
-    shapes = {
-        "wte": (V, C),
-        "rms1w": (L, C),
-        "wq": (L, C, C),
-        "wk": (L, KD, C),
-        "wv": (L, KD, C),
-        "wo": (L, C, C),
-        "rms2w": (L, C),
-        "w1": (L, F, C),
-        "w2": (L, C, F),
-        "w3": (L, F, C),
-        "rmsfw": (C,),
-        "wcls": (V, C),
-    }
-    if config["tied"]:
-        del shapes["wcls"]
+    shapes = Llama2Config(**config).param_shapes()
     return weights_of("llama2", config, shapes, tokenizer)
 
 
