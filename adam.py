@@ -98,9 +98,7 @@ class AdamW:
     def grad_norm(self) -> float:
         """The Euclidean norm of all gradients together."""
         g = self.grads.flat
-        squares = run_tiles(
-            lambda tile: float(np.dot(g[tile], g[tile])), row_tiles(g), products=True
-        )
+        squares = run_tiles(lambda tile: float(np.dot(g[tile], g[tile])), row_tiles(g))
         return math.sqrt(sum(squares))
 
 

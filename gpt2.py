@@ -15,6 +15,7 @@ import numpy as np
 from buffers import Shapes
 from errors import UserError
 from layers.attention import attention_backward, attention_forward
+from layers.classifier import classifier_backward, classifier_forward, logit_rows
 from layers.embedding import (
     embedding_backward,
     embedding_forward,
@@ -24,10 +25,6 @@ from layers.embedding import (
 from layers.gelu import gelu_backward, gelu_forward
 from layers.layernorm import layernorm_backward, layernorm_forward
 from layers.linear import linear_backward, linear_forward
-from layers.softmax_crossentropy import (
-    softmax_crossentropy_backward,
-    softmax_crossentropy_forward,
-)
 from model import Model, check_counts, split_heads
 
 
@@ -80,31 +77,34 @@ class GPT2Config:
             "lnfb": (C,),
         }
 
-    def act_shapes(self, B: int, T: int, N: int | None = None) -> Shapes:
+    def act_shapes(self, B: int, T: int, N: int | None = None, recompute: str = "none") -> Shapes:
         """The activations of a batch, and one layer's worth of their gradients.
 
         Only keys and values need a place for every position where a pass computes N rows at most.
+        What the backward pass makes again has one place, which all layers share.
         """
         L, H, C, V = self.num_layers, self.num_heads, self.channels, self.vocab_size
         N = N or B * T
+        cheap = L if recompute == "none" else 1
+        other = 1 if recompute == "blocks" else L
         return {
             "residual": (L + 1, N, C),  # the stream: what enters layer l, and what leaves the last
-            "ln1": (L, N, C),
+            "ln1": (cheap, N, C),
             "ln1_mean": (L, N),
             "ln1_rstd": (L, N),
             "qkv": (L, B, T, 3 * C),  # k and v of it are the sampler's cache
-            "att": (L, N, C),
+            "att": (other, N, C),
             "lse": (L, B, H, T),
-            "residual_mid": (L, N, C),  # the stream between attention and MLP
-            "ln2": (L, N, C),
+            "residual_mid": (other, N, C),  # the stream between attention and MLP
+            "ln2": (cheap, N, C),
             "ln2_mean": (L, N),
             "ln2_rstd": (L, N),
-            "fch": (L, N, 4 * C),
-            "fch_gelu": (L, N, 4 * C),
+            "fch": (other, N, 4 * C),
+            "fch_gelu": (cheap, N, 4 * C),
             "lnf": (N, C),
             "lnf_mean": (N,),
             "lnf_rstd": (N,),
-            "logits": (N, V),  # the backward pass turns them into their gradient
+            "logits": (logit_rows(N, V), V),  # the backward pass turns them into their gradient
             "logits_lse": (N,),
             "losses": (N,),
             "dresidual": (N, C),
@@ -183,7 +183,6 @@ class GPT2(Model):
         every_position = padding is None and not last_only
         B, T = self._start_forward(tokens, targets, start, every_position)
         p, a = self.params, self._views(B, T, start)
-        V = self.config.vocab_size
 
         embedding_forward(a.residual[0], tokens.ravel(), p.wte)
         position_forward(a.residual[0].reshape(B, T, -1), p.wpe, start, padding)
@@ -206,11 +205,13 @@ class GPT2(Model):
         rows = slice(T - 1, None, T) if last_only else slice(None)  # each sequence's last, or all
         x = a.residual[-1][rows]
         layernorm_forward(a.lnf[rows], a.lnf_mean[rows], a.lnf_rstd[rows], x, p.lnfw, p.lnfb)
-        linear_forward(a.logits[rows], a.lnf[rows], p.wte[:V])  # the embedding's own table
+        wte = p.wte[: self.config.vocab_size]  # the embedding's own table, without the padding
         if targets is None:
-            return a.logits[rows].reshape(B, -1, V)
+            logits = self._logits(len(x))
+            linear_forward(logits, a.lnf[rows], wte)
+            return logits.reshape(B, -1, len(wte))
 
-        softmax_crossentropy_forward(a.losses, a.logits_lse, a.logits, targets.ravel())
+        classifier_forward(a.losses, a.logits_lse, a.logits, a.lnf, targets.ravel(), wte)
         self._remember(tokens, targets, start)
         return float(a.losses.mean())
 
@@ -231,19 +232,27 @@ class GPT2(Model):
         p, g, a = self.params, self.grads, self._views(B, T, start=0)
         H, V = self.config.num_heads, self.config.vocab_size
         dresidual = a.dresidual  # the residual stream's gradient, the one running sum
-        dx, dfch, dqkv, dlogits = a.dbranch, a.dfch, a.dqkv, a.logits
+        dx, dfch, dqkv = a.dbranch, a.dfch, a.dqkv
         dq, dk, dv = self._split_qkv(dqkv.reshape(B, T, -1))
 
-        softmax_crossentropy_backward(
-            dlogits, dloss / (B * T), a.logits, targets.ravel(), a.logits_lse
+        classifier_backward(
+            dx,
+            g.wte[:V],
+            dloss / (B * T),
+            a.logits,
+            a.lnf,
+            targets.ravel(),
+            p.wte[:V],
+            a.logits_lse,
+            accumulate,
         )
-        linear_backward(dx, g.wte[:V], None, dlogits, a.lnf, p.wte[:V], accumulate)
         g.wte[V:] = 0  # the padding
         x = a.residual[-1]
         layernorm_backward(
             dresidual, g.lnfw, g.lnfb, dx, x, p.lnfw, a.lnf_mean, a.lnf_rstd, accumulate
         )
         for i in reversed(range(self.config.num_layers)):
+            self._recompute(a, i)
             linear_backward(
                 dfch, g.fcprojw[i], g.fcprojb[i], dresidual, a.fch_gelu[i], p.fcprojw[i], accumulate
             )
@@ -268,6 +277,25 @@ class GPT2(Model):
         position_backward(g.wpe, dresidual.reshape(B, T, -1), accumulate)
         # The classifier has written to wte's gradient already, so this always adds.
         embedding_backward(g.wte, dresidual, tokens.ravel(), accumulate=True)
+
+    def _recompute(self, a: SimpleNamespace, i: int) -> None:
+        """Make those activations of layer i again that have no place of their own."""
+        if self.recompute == "none" or i == self.config.num_layers - 1:
+            return  # all are still there
+        p, whole_block = self.params, self.recompute == "blocks"
+        layernorm_forward(
+            a.ln1[i], a.ln1_mean[i], a.ln1_rstd[i], a.residual[i], p.ln1w[i], p.ln1b[i]
+        )
+        if whole_block:
+            attention_forward(a.att_heads[i], a.lse[i], a.q[i], a.k[i], a.v[i])
+            linear_forward(a.residual_mid[i], a.att[i], p.attprojw[i], p.attprojb[i])
+            a.residual_mid[i] += a.residual[i]
+        layernorm_forward(
+            a.ln2[i], a.ln2_mean[i], a.ln2_rstd[i], a.residual_mid[i], p.ln2w[i], p.ln2b[i]
+        )
+        if whole_block:
+            linear_forward(a.fch[i], a.ln2[i], p.fcw[i], p.fcb[i])
+        gelu_forward(a.fch_gelu[i], a.fch[i])
 
     def _views(self, B: int, T: int, start: int) -> SimpleNamespace:
         """The activations of a batch; q is of its own positions, k and v reach back to 0."""

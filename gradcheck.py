@@ -31,6 +31,7 @@ from files import save_figure
 from gpt2 import GPT2, GPT2Config
 from layers import (
     attention,
+    classifier,
     embedding,
     gelu,
     layernorm,
@@ -256,6 +257,20 @@ def softmax_crossentropy_arguments(rng: np.random.Generator, N: int, V: int) -> 
     }
 
 
+def classifier_arguments(
+    rng: np.random.Generator, N: int, C: int, V: int, rows: int
+) -> dict[str, Any]:
+    return {
+        "losses": np.empty(N),
+        "lse": np.empty(N),
+        "logits": np.empty((rows, V)),
+        "x": rng.standard_normal((N, C)),
+        "targets": rng.integers(0, V, N),
+        "weight": rng.standard_normal((V, C)),
+        "dlosses": 1 / N,
+    }
+
+
 LAYERS = {
     "embedding": Layer(
         embedding.embedding_forward,
@@ -318,6 +333,13 @@ LAYERS = {
         softmax_crossentropy_arguments,
         ((1, 1), (1, 5), (6, 7)),
     ),
+    "classifier": Layer(
+        classifier.classifier_forward,
+        classifier.classifier_backward,
+        classifier_arguments,
+        # All rows at once; in equal parts; the last part smaller; a row at a time.
+        ((1, 1, 2, 1), (4, 3, 5, 4), (6, 3, 5, 2), (7, 2, 4, 3), (3, 2, 4, 1)),
+    ),
 }
 
 
@@ -376,12 +398,12 @@ def check_shape(
     values |= {f"d{name}": gradient for name, gradient in d.items()}
 
     def run_backward(accumulate: bool) -> dict[str, np.ndarray]:
+        run()  # what the backward pass reads, and may overwrite
         # A copy of dout, because a learner's function may compute in place.
         given = values | {"accumulate": accumulate, f"d{output}": np.array(dout)[()]}
         (backward or layer.backward)(*(given[name] for name in backward_names))
         return {name: gradient.copy() for name, gradient in d.items() if gradient is not None}
 
-    run()  # the statistics that the backward pass reads
     first, second = run_backward(accumulate=False), run_backward(accumulate=True)
     results = []
     for name in first:

@@ -20,14 +20,11 @@ import numpy as np
 from buffers import Shapes
 from errors import UserError
 from layers.attention import attention_backward, attention_forward
+from layers.classifier import classifier_backward, classifier_forward, logit_rows
 from layers.embedding import embedding_backward, embedding_forward
 from layers.linear import linear_backward, linear_forward
 from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from layers.rope import rope_backward, rope_forward, rope_rotations
-from layers.softmax_crossentropy import (
-    softmax_crossentropy_backward,
-    softmax_crossentropy_forward,
-)
 from layers.swiglu import swiglu_backward, swiglu_forward
 from model import Model, check_counts, split_heads
 
@@ -106,32 +103,35 @@ class Llama2Config:
         }
         return shapes if self.tied else {**shapes, "wcls": (V, C)}
 
-    def act_shapes(self, B: int, T: int, N: int | None = None) -> Shapes:
+    def act_shapes(self, B: int, T: int, N: int | None = None, recompute: str = "none") -> Shapes:
         """The activations of a batch, and one layer's worth of their gradients.
 
         Only keys and values need a place for every position where a pass computes N rows at most.
+        What the backward pass makes again has one place, which all layers share.
         """
         L, C, F, V = self.num_layers, self.dim, self.hidden_dim, self.vocab_size
         H, KD = self.num_heads, self.num_kv_heads * self.head_size
         N = N or B * T
+        cheap = L if recompute == "none" else 1
+        other = 1 if recompute == "blocks" else L
         return {
             "residual": (L + 1, N, C),  # the stream: what enters layer l, and what leaves the last
-            "rms1": (L, N, C),
+            "rms1": (cheap, N, C),
             "rms1_rstd": (L, N),
             "q": (L, N, C),
             "k": (L, B, T, KD),  # k and v are the sampler's cache
             "v": (L, B, T, KD),
-            "att": (L, N, C),
+            "att": (other, N, C),
             "lse": (L, B, H, T),
-            "residual_mid": (L, N, C),  # the stream between attention and MLP
-            "rms2": (L, N, C),
+            "residual_mid": (other, N, C),  # the stream between attention and MLP
+            "rms2": (cheap, N, C),
             "rms2_rstd": (L, N),
-            "gate": (L, N, F),
-            "up": (L, N, F),
-            "swiglu": (L, N, F),
+            "gate": (other, N, F),
+            "up": (other, N, F),
+            "swiglu": (cheap, N, F),
             "rmsf": (N, C),
             "rmsf_rstd": (N,),
-            "logits": (N, V),  # the backward pass turns them into their gradient
+            "logits": (logit_rows(N, V), V),  # the backward pass turns them into their gradient
             "logits_lse": (N,),
             "losses": (N,),
             "dresidual": (N, C),
@@ -236,12 +236,15 @@ class Llama2(Model):
             linear_forward(a.residual[i + 1], a.swiglu[i], p.w2[i])
             a.residual[i + 1] += a.residual_mid[i]
         rows = slice(T - 1, None, T) if last_only else slice(None)  # each sequence's last, or all
-        rmsnorm_forward(a.rmsf[rows], a.rmsf_rstd[rows], a.residual[-1][rows], p.rmsfw, eps)
-        linear_forward(a.logits[rows], a.rmsf[rows], p.wte if self.config.tied else p.wcls)
+        x = a.residual[-1][rows]
+        rmsnorm_forward(a.rmsf[rows], a.rmsf_rstd[rows], x, p.rmsfw, eps)
+        wcls = p.wte if self.config.tied else p.wcls
         if targets is None:
-            return a.logits[rows].reshape(B, -1, self.config.vocab_size)
+            logits = self._logits(len(x))
+            linear_forward(logits, a.rmsf[rows], wcls)
+            return logits.reshape(B, -1, len(wcls))
 
-        softmax_crossentropy_forward(a.losses, a.logits_lse, a.logits, targets.ravel())
+        classifier_forward(a.losses, a.logits_lse, a.logits, a.rmsf, targets.ravel(), wcls)
         self._remember(tokens, targets, start)
         return float(a.losses.mean())
 
@@ -263,17 +266,25 @@ class Llama2(Model):
         H, K = self.config.num_heads, self.config.num_kv_heads
         rotations = self._rotations[:T]
         dresidual = a.dresidual  # the residual stream's gradient, the one running sum
-        dx, dsummand, dlogits = a.dbranch, a.dsummand, a.logits
+        dx, dsummand = a.dbranch, a.dsummand
         dgate, dup = a.dgate, a.dup
         dq, dk, dv = split_heads(a.dq, B, H), split_heads(a.dk, B, K), split_heads(a.dv, B, K)
 
-        softmax_crossentropy_backward(
-            dlogits, dloss / (B * T), a.logits, targets.ravel(), a.logits_lse
+        wcls, dwcls = (p.wte, g.wte) if self.config.tied else (p.wcls, g.wcls)
+        classifier_backward(
+            dx,
+            dwcls,
+            dloss / (B * T),
+            a.logits,
+            a.rmsf,
+            targets.ravel(),
+            wcls,
+            a.logits_lse,
+            accumulate,
         )
-        cls, dcls = (p.wte, g.wte) if self.config.tied else (p.wcls, g.wcls)
-        linear_backward(dx, dcls, None, dlogits, a.rmsf, cls, accumulate)
         rmsnorm_backward(dresidual, g.rmsfw, dx, a.residual[-1], p.rmsfw, a.rmsf_rstd, accumulate)
         for i in reversed(range(self.config.num_layers)):
+            self._recompute(a, i)
             linear_backward(dgate, g.w2[i], None, dresidual, a.swiglu[i], p.w2[i], accumulate)
             swiglu_backward(dgate, dup, dgate, a.gate[i], a.up[i])
             linear_backward(dx, g.w3[i], None, dup, a.rms2[i], p.w3[i], accumulate)
@@ -297,6 +308,22 @@ class Llama2(Model):
             dresidual += dx
         # A classifier that is the embedding's table has written to its gradient already.
         embedding_backward(g.wte, dresidual, tokens.ravel(), accumulate or self.config.tied)
+
+    def _recompute(self, a: SimpleNamespace, i: int) -> None:
+        """Make those activations of layer i again that have no place of their own."""
+        if self.recompute == "none" or i == self.config.num_layers - 1:
+            return  # all are still there
+        p, eps, whole_block = self.params, self.config.norm_eps, self.recompute == "blocks"
+        rmsnorm_forward(a.rms1[i], a.rms1_rstd[i], a.residual[i], p.rms1w[i], eps)
+        if whole_block:
+            attention_forward(a.att_heads[i], a.lse[i], a.q_heads[i], a.keys[i], a.values[i])
+            linear_forward(a.residual_mid[i], a.att[i], p.wo[i])
+            a.residual_mid[i] += a.residual[i]
+        rmsnorm_forward(a.rms2[i], a.rms2_rstd[i], a.residual_mid[i], p.rms2w[i], eps)
+        if whole_block:
+            linear_forward(a.gate[i], a.rms2[i], p.w1[i])
+            linear_forward(a.up[i], a.rms2[i], p.w3[i])
+        swiglu_forward(a.swiglu[i], a.gate[i], a.up[i])
 
     def _views(self, B: int, T: int, start: int) -> SimpleNamespace:
         """The activations of a batch, some of them also head by head: (L, B, T, heads, D).

@@ -103,13 +103,17 @@ class Source:
         """
         T = seq_len or self.positions
         rows = max(batch_size, min(batch_size * T, SAMPLER_ROWS))
-        params, acts = self.config.param_shapes(), self.config.act_shapes(batch_size, T, rows)
+        recompute = "blocks"  # no layer keeps what only a backward pass would need
+        params = self.config.param_shapes()
+        acts = self.config.act_shapes(batch_size, T, rows, recompute)
         check_available(
             4 * (num_elements(params) + num_elements(acts)),
             f"to sample {batch_size} texts of {T} positions from {self.path}",
             "ask for fewer texts or tokens, or choose a smaller model",
         )
-        model = FAMILIES[self.kind].model(self.config, batch_size, T, seed=None, rows=rows)
+        model = FAMILIES[self.kind].model(
+            self.config, batch_size, T, seed=None, rows=rows, recompute=recompute
+        )
         fill(model.params, self.weights)
         return model
 

@@ -16,6 +16,10 @@ import numpy as np
 from buffers import Buffer
 from errors import UserError
 
+# What is made again: nothing; the outputs of norms and activation functions, which cost next to
+# nothing; or all of a block but its input and its queries, keys and values.
+RECOMPUTE = "none", "norms", "blocks"
+
 
 class Model:
     """A model and every buffer it needs.
@@ -29,6 +33,8 @@ class Model:
             whoever is about to load them.
         rows: N, the most positions of all sequences together that one pass computes; by default
             B T. With fewer, all activations but keys and values are smaller: enough to sample.
+        recompute: one of `RECOMPUTE`: which activations the backward pass makes again, instead of
+            having kept them for every layer. Chen et al. 2016, arXiv 1604.06174, section 4.
 
     Attributes:
         passes: how many forward passes there were. Who left something in the buffers can see from
@@ -46,7 +52,10 @@ class Model:
         dtype: Any = np.float32,
         seed: int | None = 0,
         rows: int | None = None,
+        recompute: str = "none",
     ) -> None:
+        if recompute not in RECOMPUTE:
+            raise UserError(f"recompute {recompute!r} must be one of {', '.join(RECOMPUTE)}")
         self.config = config
         self.batch_size = batch_size
         self.seq_len = config.seq_len if seq_len is None else seq_len
@@ -61,7 +70,8 @@ class Model:
             )
         self.params = Buffer(config.param_shapes(), dtype)
         self.rows = rows or batch_size * self.seq_len
-        self.acts = Buffer(config.act_shapes(batch_size, self.seq_len, self.rows), dtype)
+        self.recompute = recompute
+        self.acts = Buffer(config.act_shapes(batch_size, self.seq_len, self.rows, recompute), dtype)
         self.passes = 0
         self._cuts: dict[tuple[int, int], SimpleNamespace] = {}
         self._accumulate = False
@@ -119,10 +129,25 @@ class Model:
         anew for every pass: a sampler asks for the same cut again and again, so the last is kept.
         """
         if (B, T) not in self._cuts:
-            shapes = self.config.act_shapes(B, T)
+            shapes = self.config.act_shapes(B, T, recompute=self.recompute)
             views = {n: self.acts[n][tuple(map(slice, shape))] for n, shape in shapes.items()}
+            for name, view in views.items():
+                if view.ndim > 2 and len(view) == 1:
+                    views[name] = self._shared(view[0])
             self._cuts = {(B, T): SimpleNamespace(**views)}
         return self._cuts[B, T]
+
+    def _shared(self, place: np.ndarray) -> np.ndarray:
+        """(N, C) -> (L, N, C), every layer's at the same place."""
+        shape, strides = (self.config.num_layers, *place.shape), (0, *place.strides)
+        return np.lib.stride_tricks.as_strided(place, shape, strides)
+
+    def _logits(self, count: int) -> np.ndarray:
+        """(count, V): in the buffer, or a new array if that was made for fewer rows at once."""
+        logits = self.acts.logits
+        if count <= len(logits):
+            return logits[:count]
+        return np.empty((count, self.config.vocab_size), logits.dtype)
 
     def _cached(self, name: str, B: int, T: int, start: int) -> tuple[np.ndarray, np.ndarray]:
         """The places in acts[name], (L, maxB, maxT, X), of T positions from `start` on.

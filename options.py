@@ -8,6 +8,7 @@ from checkpoint import CHECKPOINT
 from dev.data import pydocs
 from errors import UserError, at_least
 from load import FAMILIES, Source, open_model
+from model import RECOMPUTE
 from tokenizer import Tokenizer, find_tokenizer
 
 ROOT = Path(__file__).resolve().parent
@@ -148,6 +149,14 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         metavar="N",
         help=f"batches in one step {default}",
     )
+    data.add_argument(
+        "--recompute",
+        choices=RECOMPUTE,
+        default="none",
+        help="what the backward pass makes again instead of remembering it, to save memory: the "
+        "outputs of norms and activation functions, or whole blocks but for their input, queries, "
+        f"keys and values {default}",
+    )
 
     optimiser = parser.add_argument_group("the optimiser")
     optimiser.add_argument(
@@ -231,5 +240,10 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="draw the flat buffers to scale into this picture, and stop",
+    )
+    run.add_argument(
+        "--profile",
+        action="store_true",
+        help="print where the time of a step goes, layer by layer, and stop",
     )
     return parser

@@ -22,9 +22,10 @@ from model import Model
 from options import check_vocabulary, find_corpus, read_arguments
 from report import Log, check_memory, command, draw_memory_map, matmul_peak
 from sampler import generate
+from timing import Profile
 from tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 
-NOT_SAVED = ("out", "resume", "init_from", "memory_map")
+NOT_SAVED = ("out", "resume", "init_from", "memory_map", "profile")
 
 
 def main(kind: str) -> None:
@@ -43,7 +44,7 @@ def main(kind: str) -> None:
     B, T = args.batch_size, args.seq_len or min(config.seq_len, 256)
 
     # The tables of shapes tell what will be allocated, to the byte.
-    params, acts = config.param_shapes(), config.act_shapes(B, T)
+    params, acts = config.param_shapes(), config.act_shapes(B, T, recompute=args.recompute)
     _, channels = params["wte"]
     args.lr = 0.4 / channels if args.lr is None else args.lr
     if args.min_lr > args.lr:
@@ -64,7 +65,7 @@ def main(kind: str) -> None:
     check_memory(buffers, "lower --batch-size or --seq-len, or choose a smaller --preset")
 
     shards = {"vocab_size": config.vocab_size, "seed": args.seed}
-    model = family.model(config, B, T, seed=None if source else args.seed)
+    model = family.model(config, B, T, seed=None if source else args.seed, recompute=args.recompute)
     run = Run(
         kind=kind,
         args=args,
@@ -86,6 +87,10 @@ def main(kind: str) -> None:
         run.restore(source)
     elif source:
         fill(model.params, source.weights)
+    if args.profile:
+        profile = Profile(model, run.optimizer, lambda: take_step(run, args.lr))
+        print(profile.table(matmul_peak()))
+        return
     try:
         train(run)
     except BrokenPipeError:  # nobody reads our output any more

@@ -78,7 +78,7 @@ def attention_forward(
             lse[b, h, g, queries] = (largest + np.log(total))[..., 0]
 
     tiles = _head_tiles(B, K, min(T, QUERIES) * (start + T))
-    run_tiles(work, [(b, h, rows) for rows in _query_slices(T) for b, h in tiles], products=True)
+    run_tiles(work, [(b, h, rows) for rows in _query_slices(T) for b, h in tiles])
 
 
 def attention_backward(
@@ -146,7 +146,7 @@ def attention_backward(
                 dk[b, h, past] += np.matmul(dscores.swapaxes(2, 3), tile_q, out=product)
                 dv[b, h, past] += np.matmul(probs.swapaxes(2, 3), tile_dout, out=product)
 
-    run_tiles(work, _head_tiles(B, K, min(T, QUERIES) * T), products=True)
+    run_tiles(work, _head_tiles(B, K, min(T, QUERIES) * T))
 
 
 def _groups_first(x: np.ndarray, K: int) -> np.ndarray:

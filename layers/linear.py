@@ -1,8 +1,11 @@
-"""The linear layer: out = x weight^T + bias. Its backward pass is two more matrix products."""
+"""The linear layer: out = x weight^T + bias. Its backward pass is two more matrix products.
+
+Each thread multiplies by its share of the weight's rows: no weight is read twice.
+"""
 
 import numpy as np
 
-from layers.tiles import TILE, num_threads, row_tiles, run_tiles, scratch, slices
+from layers.tiles import TILE, num_threads, row_tiles, run_tiles, scratch, shares, slices
 
 # With so few rows, reading the weights is what takes the time. A scalar product of each row of
 # weights reads them at the speed of memory, where BLAS's matrix-vector product takes twice as long.
@@ -21,19 +24,21 @@ def linear_forward(
         bias: (O,), or None for none.
     """
     x = x.reshape(*out.shape[:-1], -1)
-    if out.size < FEW_ROWS * len(weight):
-        # Two threads read a large matrix faster than one, each its half.
+    few_rows = out.size < FEW_ROWS * len(weight)
+
+    def work(o: slice) -> None:
+        if few_rows:
+            np.vecdot(x[..., None, :], weight[o], out=out[..., o])
+        else:
+            np.matmul(x, weight[o].T, out=out[..., o])
+        if bias is not None:
+            out[..., o] += bias[o]
+
+    if few_rows:  # two threads read a large matrix faster than one
         parts = slices(len(weight), num_threads() if weight.size > 8 * TILE else 1)
-        run_tiles(lambda o: np.vecdot(x[..., None, :], weight[o], out=out[..., o]), parts)
     else:
-        np.matmul(x, weight.T, out=out)
-    if bias is None:
-        return
-
-    def work(rows: slice) -> None:
-        out[rows] += bias
-
-    run_tiles(work, row_tiles(out))
+        parts = shares(len(weight), out.size * weight.shape[1])
+    run_tiles(work, parts)
 
 
 def linear_backward(
@@ -60,17 +65,20 @@ def linear_backward(
         weight: (O, I).
         accumulate: add to `dweight` and `dbias` instead of starting afresh.
     """
-    np.matmul(dout, weight, out=dx)
-    if not accumulate:
-        np.matmul(dout.T, x, out=dweight)
-    else:
-        # matmul cannot add to what is there: form the sum a tile at a time.
-        def work(rows: slice) -> None:
-            (product,) = scratch(x.dtype, dweight[rows].shape)
-            np.matmul(dout[:, rows].T, x, out=product)
-            dweight[rows] += product
+    multiplications = dout.size * weight.shape[1]
 
-        run_tiles(work, row_tiles(dweight), products=True)
-    if dbias is not None:
-        sums = run_tiles(lambda rows: dout[rows].sum(axis=0), row_tiles(dout))
-        np.add(dbias if accumulate else 0, sum(sums), out=dbias)
+    def work_dx(n: slice) -> None:
+        np.matmul(dout[n], weight, out=dx[n])
+
+    def work_dweight(o: slice) -> None:
+        if not accumulate:
+            np.matmul(dout[:, o].T, x, out=dweight[o])
+        else:  # matmul cannot add to what is there
+            (product,) = scratch(x.dtype, dweight[o].shape)
+            dweight[o] += np.matmul(dout[:, o].T, x, out=product)
+        if dbias is not None:
+            np.add(dbias[o] if accumulate else 0, dout[:, o].sum(axis=0), out=dbias[o])
+
+    run_tiles(work_dx, shares(len(dx), multiplications))
+    parts = row_tiles(dweight) if accumulate else shares(len(dweight), multiplications)
+    run_tiles(work_dweight, parts)

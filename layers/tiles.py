@@ -5,13 +5,12 @@ to memory and back; run over one tile at a time, only the first reads from memor
 writes to it. NumPy releases the interpreter's lock inside its loops, so tiles run on threads.
 """
 
-import contextlib
 import functools
 import itertools
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,19 +21,23 @@ from threadpoolctl import ThreadpoolController
 # calls, and twice as many gain nothing.
 TILE = 128 * 1024
 
-
-@functools.cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController().select(user_api="blas")
+# Multiplications in a matrix product that are worth waking another thread for.
+PRODUCT = 2 * 1024 * 1024
 
 
 @functools.cache
 def num_threads() -> int:
-    """The number of threads, for tiles as for matrix products: what NumPy's BLAS uses.
+    """The number of threads: as many as NumPy's BLAS was going to use.
 
-    The environment variable OMP_NUM_THREADS sets it; by default it is every core.
+    The environment variable OMP_NUM_THREADS sets it; by default it is every core. From the first
+    call on, BLAS itself keeps to the thread that calls it: matrix products are cut into slices, as
+    everything else is. Its own threads would be no faster, and they go on running for a while after
+    each product, in the way of ours: attention took 1.7 times as long, small models a fifth longer.
     """
-    return max((library["num_threads"] for library in _blas().info()), default=os.cpu_count() or 1)
+    blas = ThreadpoolController().select(user_api="blas")
+    count = max((library["num_threads"] for library in blas.info()), default=os.cpu_count() or 1)
+    blas.limit(limits=1)
+    return count
 
 
 @functools.cache
@@ -45,32 +48,17 @@ def _helpers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_threads() - 1, thread_name_prefix="tile", initializer=quiet)
 
 
-# Two threads that each set a limit and restore what they found would in the end restore a limit.
-_limiting = threading.Lock()
-
-
-@contextlib.contextmanager
-def _blas_alone() -> Iterator[None]:
-    """BLAS keeps to the thread that calls it."""
-    with _limiting, _blas().limit(limits=1):
-        yield
-
-
-def run_tiles(
-    work: Callable[[Any], Any], items: Iterable[Any], products: bool = False
-) -> list[Any]:
+def run_tiles(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
     """Call `work(item)` for every item, on all threads, and return the results in order.
 
-    Whoever sums the results in that order gets the same bits on every run.
+    Whoever sums the results in that order gets the same bits on every run with as many threads.
 
     Args:
-        work: writes its tile of the outputs.
+        work: writes its tile of the outputs; does not call this function itself.
         items: one per tile.
-        products: `work` multiplies matrices. BLAS then keeps to the calling thread: its own threads
-            on top of ours made attention 2 to 3 times slower.
     """
     items = list(items)
-    if len(items) == 1 or num_threads() == 1:
+    if num_threads() == 1 or len(items) == 1:
         return [work(item) for item in items]
     results: list[Any] = [None] * len(items)
     remaining = iter(range(len(items)))
@@ -79,14 +67,13 @@ def run_tiles(
         for i in remaining:  # an iterator gives each number to one thread only
             results[i] = work(items[i])
 
-    with _blas_alone() if products else contextlib.nullcontext():
-        # The calling thread takes its turns, too: waking another one takes longest of all here.
-        helpers = [_helpers().submit(take_turns) for _ in range(num_threads() - 1)]
-        try:
-            take_turns()
-        finally:
-            for helper in helpers:
-                helper.result()
+    # The calling thread takes its turns, too: waking another one takes longest of all here.
+    helpers = [_helpers().submit(take_turns) for _ in range(num_threads() - 1)]
+    try:
+        take_turns()
+    finally:
+        for helper in helpers:
+            helper.result()
     return results
 
 
@@ -122,6 +109,16 @@ def slices(length: int, count: int) -> list[slice]:
     count = min(length, count)
     edges = [length * i // count for i in range(count + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+
+
+def shares(length: int, multiplications: int) -> list[slice]:
+    """`range(length)` in a slice for each thread, or in one, if there is too little to multiply.
+
+    Args:
+        length: of the side along which a matrix product is cut.
+        multiplications: in the whole product.
+    """
+    return slices(length, num_threads() if multiplications > PRODUCT else 1)
 
 
 def tile_count(size: int, worth: int = TILE) -> int:

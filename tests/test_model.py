@@ -5,12 +5,12 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_golden import MODELS
-from threadpoolctl import threadpool_limits
 
 import gpt2
 import llama2
@@ -18,7 +18,7 @@ from adam import AdamW
 from buffers import num_elements
 from errors import UserError
 from gpt2 import GPT2Config
-from layers import attention, tiles
+from layers import attention, classifier, tiles
 from llama2 import Llama2Config
 
 ROOT = Path(__file__).parent.parent
@@ -47,9 +47,9 @@ def new_model(config, *args, **kwargs):
     return MODELS[type(config)](config, *args, **kwargs)
 
 
-def lively_model(config, B=B, T=T, dtype=np.float64):
+def lively_model(config, B=B, T=T, dtype=np.float64, **kwargs):
     """Weights ten times the initial ones, and no constants: everything has its effect."""
-    model = new_model(config, B, T, dtype)
+    model = new_model(config, B, T, dtype, **kwargs)
     noise = np.random.default_rng(3).standard_normal(model.params.flat.size)
     model.params.flat += 0.2 * noise.astype(dtype)
     return model
@@ -459,6 +459,79 @@ def test_a_smaller_batch_in_a_larger_model(config, model, shape):
     np.testing.assert_array_equal(gradients(model, *batch(config)), full)
 
 
+# --- what the backward pass makes again
+
+
+@pytest.mark.parametrize("recompute", ["norms", "blocks"])
+@pytest.mark.parametrize("shape", [(B, T), (2, 5)])
+def test_what_is_made_again_has_the_same_bits(config, recompute, shape):
+    config = replace(config, num_layers=4)
+    tokens, targets = batch(config, *shape)
+    model, other = lively_model(config), lively_model(config, recompute=recompute)
+    other.acts.flat.fill(np.nan)
+    for dloss in (1.0, 0.5):
+        expected = gradients(model, tokens, targets, dloss)
+        np.testing.assert_array_equal(gradients(other, tokens, targets, dloss), expected)
+    np.testing.assert_array_equal(other.forward(tokens), model.forward(tokens))
+
+
+@pytest.mark.parametrize(
+    ("recompute", "widths"),
+    [
+        # GPT-2: the stream, and of (ln1 qkv att stream ln2 fch gelu) what is kept.
+        # Llama 2, with F = 3 C: the stream, and of (rms1 q k v att stream rms2 gate up swiglu).
+        ("none", {"gpt2": 1 + 1 + 3 + 1 + 1 + 1 + 4 + 4, "llama2": 1 + 1 + 3 + 1 + 1 + 1 + 3 * 3}),
+        ("norms", {"gpt2": 1 + 3 + 1 + 1 + 4, "llama2": 1 + 3 + 1 + 1 + 3 * 2}),
+        ("blocks", {"gpt2": 1 + 3, "llama2": 1 + 3}),
+    ],
+)
+def test_what_is_made_again_takes_no_memory(recompute, widths):
+    """What another layer adds, in numbers for each row and channel."""
+    C, rows = 64, B * T
+    configs = {
+        "gpt2": GPT2Config(num_heads=1, channels=C, num_layers=5),
+        "llama2": Llama2Config(C, 3 * C, num_heads=1, num_layers=5),
+    }
+    for name, config in configs.items():
+        sizes = [
+            num_elements(replace(config, num_layers=L).act_shapes(B, T, recompute=recompute))
+            for L in (5, 6)
+        ]
+        statistics = 5 if name == "gpt2" else 3  # of norms, and the lse
+        assert sizes[1] - sizes[0] == (widths[name] * C + statistics) * rows
+
+
+def test_sampling_with_one_place_for_all_layers(config):
+    """A sampler's model: the keys and values of every layer are kept all the same."""
+    tokens, _ = batch(config)
+    expected = lively_model(config).forward(tokens)
+    model = lively_model(config, recompute="blocks")
+    for t in range(T):
+        logits = model.forward(tokens[:, t : t + 1], start=t)
+        np.testing.assert_allclose(logits[:, 0], expected[:, t], rtol=0, atol=1e-12)
+
+
+def test_unknown_ways_to_recompute_are_refused(config):
+    with pytest.raises(UserError, match="'all' must be one of none, norms, blocks"):
+        new_model(config, recompute="all")
+
+
+@pytest.mark.parametrize("rows", [1, 7, B * T - 1])
+def test_logits_need_not_exist_all_at_once(monkeypatch, config, model, rows):
+    tokens, targets = batch(config)
+    expected, logits = gradients(model, tokens, targets), model.forward(tokens).copy()
+    loss = model.forward(tokens, targets)
+    monkeypatch.setattr(classifier, "LOGITS", (rows + 1) * config.vocab_size - 1)
+    frugal = lively_model(config)
+    assert frugal.acts.logits.shape == (rows, config.vocab_size)
+    np.testing.assert_allclose(gradients(frugal, tokens, targets), expected, rtol=0, atol=1e-14)
+    assert abs(frugal.forward(tokens, targets) - loss) < 1e-14
+    # All of them are to be had all the same.
+    np.testing.assert_allclose(frugal.forward(tokens), logits, rtol=0, atol=1e-13)
+    last = frugal.forward(tokens, last_only=True)
+    np.testing.assert_allclose(last[:, 0], logits[:, -1], rtol=0, atol=1e-13)
+
+
 # --- tiles, threads and memory
 
 
@@ -572,14 +645,13 @@ def test_a_step_allocates_no_activation(monkeypatch, config):
 
     tracemalloc.start()
     try:
-        with threadpool_limits(1):
-            step()
-            before = traced()
-            tracemalloc.reset_peak()
-            step()
-            peak = tracemalloc.get_traced_memory()[1]
-            step()
-            growth = traced() - before
+        step()
+        before = traced()
+        tracemalloc.reset_peak()
+        step()
+        peak = tracemalloc.get_traced_memory()[1]
+        step()
+        growth = traced() - before
     finally:
         tracemalloc.stop()
     activation = model.acts.att[0].nbytes

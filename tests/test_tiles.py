@@ -1,12 +1,14 @@
 """Tiles: all of them are worked on, once each, and what comes back is in their order."""
 
+import os
+import subprocess
+import sys
 import threading
-import time
 
 import pytest
 
 from layers import tiles
-from layers.tiles import run_tiles, slices
+from layers.tiles import run_tiles, shares, slices
 
 
 @pytest.fixture(params=[1, 2, 5])
@@ -62,18 +64,20 @@ def test_slices_cover_everything_once(length, count):
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_two_callers_leave_blas_as_it_was():
-    """Each keeps it to one thread for a while; the last one must not restore that."""
-    before = [library["num_threads"] for library in tiles._blas().info()]
-    callers = [
-        threading.Thread(
-            target=lambda: [run_tiles(lambda _: time.sleep(1e-4), [0, 1], True) for _ in range(50)]
-        )
-        for _ in range(2)
-    ]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    tiles._blas.cache_clear()
-    assert [library["num_threads"] for library in tiles._blas().info()] == before
+def test_blas_hands_its_threads_over():
+    """In a process of its own, because it happens once."""
+    code = (
+        "from layers.tiles import num_threads; from threadpoolctl import threadpool_info;"
+        "print(num_threads(), *(blas['num_threads'] for blas in threadpool_info()))"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    count, *blas = out.stdout.split()
+    assert set(blas) <= {"1"}
+    assert not blas or count == str(min(2, os.cpu_count()))
+
+
+def test_a_product_is_shared_out_if_it_is_worth_it(threads):
+    assert len(shares(100, 10**9)) == threads
+    assert shares(100, 10**4) == [slice(0, 100)]

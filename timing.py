@@ -1,0 +1,145 @@
+"""Where the time of a training step goes: layer by layer, and into matrix products."""
+
+import functools
+import itertools
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from adam import AdamW
+from buffers import extents
+from layers.tiles import num_threads
+from model import Model
+
+
+class Profile:
+    """Times every layer's calls, the optimiser and every matrix product of some training steps.
+
+    For that, the functions that a model calls are replaced for the time of the steps by ones that
+    look at the clock before and after: without a profile nothing is slower.
+
+    Args:
+        model: GPT-2 or Llama 2.
+        optimizer: its AdamW.
+        take_step: one step of training.
+        count: how many; the medians are kept. One more, before them, pays for memory.
+    """
+
+    def __init__(
+        self, model: Model, optimizer: AdamW, take_step: Callable[[], Any], count: int = 5
+    ) -> None:
+        self._buffers = model.params, model.grads
+        self._calls: list[tuple[str, str, float]] = []  # layer, direction, seconds
+        self._products: list[tuple[str, float, int]] = []  # layer, seconds of a thread, operations
+        self._layer = ""
+        # The layers are what the model's module has imported.
+        module = sys.modules[type(model).__module__]
+        layers = {
+            name: self._timed(function, *name.rsplit("_", 1))
+            for name, function in vars(module).items()
+            if name.endswith(("_forward", "_backward"))
+        }
+        step = self._timed(optimizer.step, "AdamW", "update")
+        take_step()
+        steps = []
+        with ExitStack() as replaced:
+            replaced.enter_context(mock.patch.multiple(module, **layers))
+            replaced.enter_context(mock.patch.object(optimizer, "step", step))
+            replaced.enter_context(mock.patch.object(np, "matmul", self._timed_matmul()))
+            for _ in range(count):
+                begin = time.perf_counter()
+                take_step()
+                steps.append(self._summary(time.perf_counter() - begin))
+        # of each figure, its median over the steps
+        self._figures = {key: statistics.median(s[key] for s in steps) for key in steps[0]}
+
+    def table(self, peak: float) -> str:
+        """What was found, for a person to read.
+
+        Args:
+            peak: the fastest that this machine multiplies matrices, in GFLOP/s.
+        """
+        total = self._figures["step", "all"]
+        names = dict.fromkeys(name for name, _ in self._figures)  # in the order of the first pass
+        lines = [
+            f"{'':<22}{'forward':>10}{'backward':>10}{'in all':>12}"
+            f"{'of the step':>13}{'in products':>13}"
+        ]
+        for name in names:
+            forward, backward, every, products = (
+                self._figures.get((name, kind), 0.0)
+                for kind in ("forward", "backward", "all", "products")
+            )
+            lines.append(
+                f"{name:<22}{_milliseconds(forward)}{_milliseconds(backward)}"
+                f"  {_milliseconds(every)}{every / total:>13.1%}{products / every:>13.0%}"
+            )
+        products, operations = (self._figures["step", kind] for kind in ("products", "operations"))
+        speed = operations / products / 1e9
+        lines.append(
+            f"matrix products are {products / total:.0%} of the step, at {speed:.0f} GFLOP/s "
+            f"({speed / peak:.0%} of this machine's {peak:.0f})"
+        )
+        return "\n".join(lines)
+
+    def _timed(self, function: Callable, layer: str, direction: str) -> Callable:
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._layer = f"{layer} {self._parameter(args)}".rstrip()
+            begin = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._calls.append((self._layer, direction, time.perf_counter() - begin))
+
+        return timed
+
+    def _timed_matmul(self) -> Callable:
+        matmul = np.matmul
+
+        def timed(a: np.ndarray, b: np.ndarray, **kwargs: Any) -> np.ndarray:
+            begin = time.perf_counter()
+            out = matmul(a, b, **kwargs)
+            seconds = time.perf_counter() - begin
+            self._products.append((self._layer, seconds, 2 * out.size * a.shape[-1]))
+            return out
+
+        return timed
+
+    def _parameter(self, args: tuple) -> str:
+        """The name of the first of a layer's parameters; "" if it has none."""
+        for array, buffer in itertools.product(args, self._buffers):
+            if np.may_share_memory(array, buffer.flat):
+                offset = (array.ctypes.data - buffer.flat.ctypes.data) // buffer.flat.itemsize
+                where = extents(buffer.shapes).items()
+                return next(name for name, (start, stop) in where if start <= offset < stop)
+        return ""
+
+    def _summary(self, seconds: float) -> Counter:
+        """The figures of the step just taken, in seconds: {(layer, what): figure}."""
+        figures: Counter = Counter()
+        for layer, direction, spent in self._calls:
+            figures[layer, direction] += spent
+            figures[layer, "all"] += spent
+        listed = sum(spent for _, _, spent in self._calls)
+        figures["everything else", "all"] = seconds - listed
+        figures["step", "all"] = seconds
+        for layer, spent, operations in self._products:
+            # Every thread has a core: what is spent by one of two is half of the machine's time.
+            figures[layer, "products"] += spent / num_threads()
+            figures["step", "products"] += spent / num_threads()
+            figures["step", "operations"] += operations
+        self._calls.clear()
+        self._products.clear()
+        return figures
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:>7.1f} ms" if seconds else " " * 10
