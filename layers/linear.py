@@ -11,6 +11,10 @@ from layers.tiles import TILE, num_threads, row_tiles, run_tiles, scratch, share
 # weights reads them at the speed of memory, where BLAS's matrix-vector product takes twice as long.
 FEW_ROWS = 8
 
+# One thread reads nearly as fast as two. Only of weights as many as this, 16 MiB, is it worth
+# waking another one.
+MANY_WEIGHTS = 32 * TILE
+
 
 def linear_forward(
     out: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None
@@ -34,8 +38,8 @@ def linear_forward(
         if bias is not None:
             out[..., o] += bias[o]
 
-    if few_rows:  # two threads read a large matrix faster than one
-        parts = slices(len(weight), num_threads() if weight.size > 8 * TILE else 1)
+    if few_rows:
+        parts = slices(len(weight), num_threads() if weight.size > MANY_WEIGHTS else 1)
     else:
         parts = shares(len(weight), out.size * weight.shape[1])
     run_tiles(work, parts)

@@ -1,26 +1,35 @@
-"""Time a training step of ours and of PyTorch in turn, and measure the peak memory of each.
+"""Time a training step of ours and of others in turn, and measure the peak memory of each.
 
     python dev/bench/train.py --batch-size 4 --seq-len 64
-    python dev/bench/train.py --compile                  also torch.compile
-    python dev/bench/train.py --growth                   does our memory grow over 20 steps?
+    python dev/bench/train.py --compile                     also torch.compile
+    python dev/bench/train.py --llmc ../llm.c/train_gpt2    also llm.c
+    python dev/bench/train.py --one-thread                  also ours on one thread
+    python dev/bench/train.py --growth                      does our memory grow over 20 steps?
 
 Same weights, same batch, gradient clipping and AdamW included; the losses printed at the end show
-that all did the same work. On a shared machine only the ratio of neighbours means anything: it is
-the median over pairs of steps that ran one after the other.
+that all did the same work (llm.c's trainer does not clip, and its optimizer's numbers are its own:
+its loss is a little different). On a shared machine only the ratio of neighbours means anything: it
+is the median over pairs of steps that ran one after the other.
 
 Steps of both in one process were measured, too, and were neither slower nor faster.
 """
 
 import argparse
+import contextlib
 import statistics
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from adam import AdamW
-from dev.bench.machine import MIB, Worker, use_threads
-from errors import run_program
+from dev.bench.machine import MIB, Worker, has_torch, initial_weights, use_threads
+from errors import UserError, at_least, run_program
 from gpt2 import GPT2, PRESETS
+from model import RECOMPUTE
 
 OPTIONS = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "lr": 1e-4}
 MAX_NORM = 1.0
@@ -40,38 +49,79 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--preset", choices=PRESETS, default="gpt2")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--seq-len", type=int, default=64)
-    parser.add_argument("--pairs", type=int, default=8, help="timed steps of each")
+    parser.add_argument("--pairs", type=at_least(1), default=8, help="timed steps of each")
     parser.add_argument("--threads", type=int, help="default: every core")
+    parser.add_argument(
+        "--recompute", choices=RECOMPUTE, default="none", help="ours: as gpt2_train.py has it"
+    )
+    parser.add_argument(
+        "--no-torch",
+        action="store_true",
+        help="not PyTorch, which takes part where it is installed",
+    )
+    parser.add_argument("--one-thread", action="store_true", help="also ours on one thread")
     parser.add_argument("--compile", action="store_true", help="also torch.compile")
+    parser.add_argument(
+        "--llmc",
+        type=Path,
+        metavar="PATH",
+        help="also llm.c: its train_gpt2, built; on Linux and macOS only, and at most 19 pairs",
+    )
     parser.add_argument("--growth", action="store_true", help="only our memory over 20 steps")
     return parser.parse_args()
 
 
 def compare(args: argparse.Namespace) -> None:
     """Let all contenders step in turn, and print what they took."""
-    steps = {"llm.np": (llm_np_step, args), "torch": (torch_step, args, False)}
-    if args.compile:
-        steps["torch.compile"] = (torch_step, args, True)
-    workers = {name: Worker(name, *step) for name, step in steps.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in workers}
-    for worker in workers.values():
-        worker.step()  # a warm-up: the first step pays for memory, and for compiling
-    for _ in range(args.pairs):
-        for name, worker in workers.items():
-            seconds[name].append(worker.step())
+    with llm_c(args) as others:
+        steps = {"llm.np": (llm_np_step, args)}
+        if has_torch() and not args.no_torch:
+            steps["torch"] = torch_step, args, False
+            if args.compile:
+                steps["torch.compile"] = torch_step, args, True
+        workers = {name: Worker(name, *step) for name, step in steps.items()} | others
+        if args.one_thread:
+            use_threads(1)
+            workers["one thread"] = Worker("llm.np on one thread", llm_np_step, args)
+        seconds: dict[str, list[float]] = {name: [] for name in workers}
+        for number in tqdm(range(args.pairs + 1), desc="rounds", disable=None, leave=False):
+            for name, worker in workers.items():
+                took = worker.step()
+                if number:  # the first step pays for memory, and for compiling
+                    seconds[name].append(took)
+        summaries = {name: worker.finish() for name, worker in workers.items()}
 
     tokens = args.batch_size * args.seq_len
     print(f"{args.preset}, B={args.batch_size} T={args.seq_len}, median of {args.pairs} steps")
-    for name, worker in workers.items():
+    for name, (loss, peak) in summaries.items():
         median = statistics.median(seconds[name])
         ratio = statistics.median(
             other / ours for ours, other in zip(seconds["llm.np"], seconds[name], strict=True)
         )
-        loss, peak = worker.finish()
         print(
             f"{name:<14} {1000 * median:8.0f} ms {tokens / median:8.0f} tok/s   "
             f"{ratio:5.2f} x llm.np's time   peak {peak / MIB:6.0f} MiB   loss {loss:.5f}"
         )
+
+
+@contextlib.contextmanager
+def llm_c(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """llm.c's trainer by its name, if --llmc asks for it.
+
+    Raises:
+        UserError: it cannot run here, or not as often.
+    """
+    if not args.llmc:
+        yield {}
+        return
+    if sys.platform == "win32":
+        raise UserError("--llmc needs Linux or macOS, where a process can be stopped; leave it out")
+    from dev.bench.llmc import LAST_STEP, llm_c_contender  # not on Windows
+
+    if args.pairs > LAST_STEP:
+        raise UserError(f"llm.c takes {LAST_STEP} steps on end and no more; lower --pairs to that")
+    with llm_c_contender(args.llmc, PRESETS[args.preset], batch(args)[0]) as contender:
+        yield {"llm.c": contender}
 
 
 def measure_growth(args: argparse.Namespace) -> None:
@@ -88,7 +138,8 @@ def measure_growth(args: argparse.Namespace) -> None:
 
 def llm_np_step(args: argparse.Namespace) -> Callable[[], float]:
     """Our training step."""
-    model = GPT2(PRESETS[args.preset], args.batch_size, args.seq_len)
+    config = PRESETS[args.preset]
+    model = GPT2(config, args.batch_size, args.seq_len, recompute=args.recompute)
     optimizer = AdamW(model.params, model.grads, **OPTIONS)
     tokens, targets = batch(args)
 
@@ -112,9 +163,7 @@ def torch_step(args: argparse.Namespace, compiled: bool) -> Callable[[], float]:
         torch.set_num_threads(args.threads)
     config = PRESETS[args.preset]
     model = torch_gpt2.TorchGPT2(config)
-    weights = dict(GPT2(config, seq_len=1).params)
-    weights["wte"] = weights["wte"][: config.vocab_size]
-    torch_models.load_weights(model, weights)
+    torch_models.load_weights(model, initial_weights(GPT2, config))
     if compiled:
         model.compile()
     optimizer = torch_models.adamw(model, fused=True, **OPTIONS)
@@ -123,9 +172,10 @@ def torch_step(args: argparse.Namespace, compiled: bool) -> Callable[[], float]:
 
 
 def batch(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens and targets, (B, T): the tokens again and again, as from a shard that repeats them."""
     vocab_size = PRESETS[args.preset].vocab_size
-    shape = 2, args.batch_size, args.seq_len
-    return tuple(np.random.default_rng(0).integers(0, vocab_size, shape))
+    tokens = np.random.default_rng(0).integers(0, vocab_size, (args.batch_size, args.seq_len))
+    return tokens, np.roll(tokens, -1)
 
 
 if __name__ == "__main__":
