@@ -29,7 +29,12 @@ class Profile:
         model: GPT-2 or Llama 2.
         optimizer: its AdamW.
         take_step: one step of training.
-        count: how many; the medians are kept. One more, before them, pays for memory.
+        count: how many. One more, before them, pays for memory.
+
+    Attributes:
+        figures: {(layer, what): median over the steps}, in seconds. What a layer has is "forward",
+            "backward" (AdamW: "update"), "all" and "products", the part of it that multiplies
+            matrices; "step" is all layers, and also has "operations".
     """
 
     def __init__(
@@ -57,8 +62,7 @@ class Profile:
                 begin = time.perf_counter()
                 take_step()
                 steps.append(self._summary(time.perf_counter() - begin))
-        # of each figure, its median over the steps
-        self._figures = {key: statistics.median(s[key] for s in steps) for key in steps[0]}
+        self.figures = {key: statistics.median(s[key] for s in steps) for key in steps[0]}
 
     def table(self, peak: float) -> str:
         """What was found, for a person to read.
@@ -66,22 +70,22 @@ class Profile:
         Args:
             peak: the fastest that this machine multiplies matrices, in GFLOP/s.
         """
-        total = self._figures["step", "all"]
-        names = dict.fromkeys(name for name, _ in self._figures)  # in the order of the first pass
+        total = self.figures["step", "all"]
+        names = dict.fromkeys(name for name, _ in self.figures)  # in the order of the first pass
         lines = [
             f"{'':<22}{'forward':>10}{'backward':>10}{'in all':>12}"
             f"{'of the step':>13}{'in products':>13}"
         ]
         for name in names:
             forward, backward, every, products = (
-                self._figures.get((name, kind), 0.0)
+                self.figures.get((name, kind), 0.0)
                 for kind in ("forward", "backward", "all", "products")
             )
             lines.append(
                 f"{name:<22}{_milliseconds(forward)}{_milliseconds(backward)}"
                 f"  {_milliseconds(every)}{every / total:>13.1%}{products / every:>13.0%}"
             )
-        products, operations = (self._figures["step", kind] for kind in ("products", "operations"))
+        products, operations = (self.figures["step", kind] for kind in ("products", "operations"))
         speed = operations / products / 1e9
         lines.append(
             f"matrix products are {products / total:.0%} of the step, at {speed:.0f} GFLOP/s "

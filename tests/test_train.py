@@ -3,6 +3,7 @@
 import csv
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -265,6 +266,27 @@ def test_the_memory_map_needs_no_memory(program, small, tmp_path):
     assert program("gpt2_train", *small, *arguments)[0] == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("trainer", ["gpt2_train", "llama2_train"])
+def test_a_profile_stops_before_anything_is_written(program, small, tmp_path, trainer):
+    status, out, err = program(trainer, *small, "--profile")
+    assert (status, err) == (0, "")
+    for word in ("attention ", "linear ", "AdamW ", "everything else", "matrix products are"):
+        assert word in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_made_again_changes_no_loss(program, small, tmp_path):
+    told = {}
+    for recompute in ("none", "norms", "blocks"):
+        out = tmp_path / recompute
+        arguments = [*small[:-1], out, "--steps", 3, "--recompute", recompute, "--batch-size", 32]
+        status, printed, _ = program("gpt2_train", *arguments)
+        assert status == 0
+        told[recompute] = float(re.search(r"activations ([\d.]+) MiB", printed)[1])
+        assert losses(out) == losses(tmp_path / "none")
+    assert told["none"] > told["norms"] > told["blocks"]
 
 
 def test_the_memory_is_told_exactly(program, small, tmp_path):
