@@ -235,16 +235,9 @@ class GPT2(Model):
         dx, dfch, dqkv = a.dbranch, a.dfch, a.dqkv
         dq, dk, dv = self._split_qkv(dqkv.reshape(B, T, -1))
 
+        wte, dwte, dlosses = p.wte[:V], g.wte[:V], dloss / (B * T)
         classifier_backward(
-            dx,
-            g.wte[:V],
-            dloss / (B * T),
-            a.logits,
-            a.lnf,
-            targets.ravel(),
-            p.wte[:V],
-            a.logits_lse,
-            accumulate,
+            dx, dwte, dlosses, a.logits, a.lnf, targets.ravel(), wte, a.logits_lse, accumulate
         )
         g.wte[V:] = 0  # the padding
         x = a.residual[-1]

@@ -271,16 +271,9 @@ class Llama2(Model):
         dq, dk, dv = split_heads(a.dq, B, H), split_heads(a.dk, B, K), split_heads(a.dv, B, K)
 
         wcls, dwcls = (p.wte, g.wte) if self.config.tied else (p.wcls, g.wcls)
+        dlosses = dloss / (B * T)
         classifier_backward(
-            dx,
-            dwcls,
-            dloss / (B * T),
-            a.logits,
-            a.rmsf,
-            targets.ravel(),
-            wcls,
-            a.logits_lse,
-            accumulate,
+            dx, dwcls, dlosses, a.logits, a.rmsf, targets.ravel(), wcls, a.logits_lse, accumulate
         )
         rmsnorm_backward(dresidual, g.rmsfw, dx, a.residual[-1], p.rmsfw, a.rmsf_rstd, accumulate)
         for i in reversed(range(self.config.num_layers)):
