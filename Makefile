@@ -1,18 +1,21 @@
-# make train, make test: each makes .venv and installs what it needs; a second call does not.
-# The same without make, for Windows, is in the README.
+# make train, make test, make lessons: each makes .venv and installs what it needs; a second call
+# does not. The same without make, for Windows, is in the README.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: train test gradcheck lint
+.PHONY: train test gradcheck lint lessons
 
 train: .venv/train
 	$(BIN)/python gpt2_train.py
 
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 gradcheck: .venv/train
 	$(BIN)/python gradcheck.py
+
+lessons: .venv/lessons
+	$(BIN)/jupyter lab lessons
 
 lint: .venv/test
 	$(BIN)/ruff check
@@ -26,4 +29,9 @@ lint: .venv/test
 .venv/test: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[test]
+	touch .venv/train $@
+
+.venv/lessons: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[lessons]
 	touch .venv/train $@

@@ -1,0 +1,191 @@
+"""Exercises that grade themselves: a learner's function against the truth, and in words that help.
+
+A lesson's cell has a function whose body says `raise NotImplementedError`, and the next cell
+
+    from exercises.lesson_03 import grade
+    linear_backward = grade(linear_backward)
+
+tells what is right and what is not, and returns the function if it is right; else the reference
+takes its place, so that the rest of the lesson runs.
+"""
+
+import copy
+import math
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradcheck import differences
+
+TOLERANCE = 1e-6  # of float64 results, relative to the largest element
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What a learner's function has to do.
+
+    Attributes:
+        reference: does it; its name is the name of the exercise.
+        cases: arguments by name, for each of several calls. Sizes should all differ, so that none
+            can stand in for another.
+        outputs: what to call the things that it returns: one name, or one for each.
+        forward: of a backward pass, the function whose derivative it is: its outputs are called
+            d and the name of an argument, and are compared with central differences. `forward`
+            takes the arguments that it knows, and `dout` is the derivative by what it returns.
+        mistakes: wrong functions by what to tell whoever computes the same.
+        factors: from arguments, factors by what to call them, that are easily forgotten or doubled.
+        tolerance: the largest relative error that passes.
+    """
+
+    reference: Callable
+    cases: Sequence[Mapping[str, Any]]
+    outputs: Sequence[str]
+    forward: Callable | None = None
+    mistakes: Mapping[str, Callable] = field(default_factory=dict)
+    factors: Callable[..., Mapping[str, float]] | None = None
+    tolerance: float = TOLERANCE
+
+    def expected(self, case: Mapping[str, Any]) -> list[Any]:
+        """What it should return: of a backward pass by finite differences."""
+        if not self.forward:
+            return self.call(self.reference, case)
+        names = self.forward.__code__.co_varnames[: self.forward.__code__.co_argcount]
+        case = copy.deepcopy(dict(case))
+        inputs = {name: case[name] for name in names}
+        return [
+            differences(lambda: self.forward(**inputs), inputs[name[1:]], case["dout"])
+            for name in self.outputs
+        ]
+
+    def call(self, function: Callable, case: Mapping[str, Any]) -> list[Any]:
+        """What a function returns, as a list with one thing for each of `outputs`."""
+        result = function(**copy.deepcopy(dict(case)))
+        return [result] if len(self.outputs) == 1 else list(result)
+
+
+class Grader:
+    """Grades the functions of one lesson: `grade = Grader(Exercise(...), Exercise(...))`."""
+
+    def __init__(self, *exercises: Exercise) -> None:
+        self.exercises = {exercise.reference.__name__: exercise for exercise in exercises}
+
+    def __call__(self, function: Callable) -> Callable:
+        """Say how right a learner's function is; return it if it is, else the reference."""
+        exercise = self.exercises[function.__name__]
+        verdict, right = judge(exercise, function)
+        print(f"{function.__name__}: {verdict}")
+        if not right:
+            print("Until it is right, the reference takes its place below.")
+        return function if right else exercise.reference
+
+
+def judge(exercise: Exercise, function: Callable) -> tuple[str, bool]:
+    """What to tell about a function, and whether it is right."""
+    wanted = [exercise.expected(case) for case in exercise.cases]
+    try:
+        given = [exercise.call(function, case) for case in exercise.cases]
+    except NotImplementedError:
+        return "not done yet.", False
+    except Exception as error:  # whatever a learner's function can do
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        where = f" (in {line.name}, at: {line.line})" if line.line else ""
+        return f"it stopped with {type(error).__name__}: {error}{where}", False
+    for results in given:
+        if len(results) != len(exercise.outputs):
+            names = ", ".join(exercise.outputs)
+            return f"it should return {names}, and returned {len(results)} things.", False
+    errors = [
+        max(_error(got[i], want[i]) for got, want in zip(given, wanted, strict=True))
+        for i in range(len(exercise.outputs))
+    ]
+    if max(errors) < exercise.tolerance:
+        against = "central differences" if exercise.forward else "the reference"
+        return f"right! Largest relative error against {against}: {max(errors):.1e}.", True
+    return _explain(exercise, given, wanted, errors), False
+
+
+def _explain(exercise: Exercise, given: list, wanted: list, errors: list[float]) -> str:
+    """Words for what is wrong: those of a known mistake, else of each output by itself."""
+    for words, mistaken in exercise.mistakes.items():
+        results = [exercise.call(mistaken, case) for case in exercise.cases]
+        if all(
+            _error(g, r) < exercise.tolerance
+            for got, result in zip(given, results, strict=True)
+            for g, r in zip(got, result, strict=True)
+        ):
+            return f"not yet. {words}"
+    lines = ["not yet."]
+    for i, name in enumerate(exercise.outputs):
+        if errors[i] < exercise.tolerance:
+            lines.append(f"  {name} is right.")
+        else:
+            pairs = [(got[i], want[i]) for got, want in zip(given, wanted, strict=True)]
+            lines.append(f"  {name} {_describe(exercise, pairs, errors[i])}")
+    return "\n".join(lines)
+
+
+def _describe(exercise: Exercise, pairs: list[tuple[Any, Any]], error: float) -> str:
+    """What is wrong with one output, from pairs of what was given and what was wanted."""
+    got, want = next(pair for pair in pairs if not _error(*pair) < exercise.tolerance)
+    if got is None:
+        return "is None: is a `return` missing?"
+    if not isinstance(want, np.ndarray | float | int | np.number):
+        return f"should be {want!r}, and is {got!r}."
+    if np.shape(got) != np.shape(want):
+        if np.shape(got) == np.shape(want)[::-1]:
+            return f"has shape {np.shape(got)} for {np.shape(want)}: is it transposed?"
+        return f"has shape {np.shape(got)}, and should have {np.shape(want)}."
+    if not all(np.isfinite(got).all() for got, _ in pairs):
+        return "is not finite: is something divided by zero, or exp of something large?"
+    if not any(np.any(got) for got, _ in pairs):
+        return "is zero everywhere."
+    ratios = [float(np.vdot(got, want) / np.vdot(want, want)) for got, want in pairs]
+    if all(
+        _error(got, ratio * want) < exercise.tolerance
+        for (got, want), ratio in zip(pairs, ratios, strict=True)
+    ):
+        return f"is right up to a factor{_name_factor(exercise, ratios)}"
+    if want.ndim == 2 and want.shape[0] == want.shape[1] and _error(np.transpose(got), want) < 1e-6:
+        return "is transposed."
+    right = np.isclose(got, want, rtol=exercise.tolerance, atol=1e-9)
+    if right.mean() >= 0.25:
+        first = tuple(int(i) for i in np.argwhere(~right)[0])
+        return f"is right in {right.mean():.0%} of its elements, and wrong first at {first}."
+    return f"is off by {error:.0%} of its largest element."
+
+
+def _name_factor(exercise: Exercise, ratios: list[float]) -> str:
+    """Words for the factor between what was given and what was wanted, one for each case."""
+    factors = [exercise.factors(**case) if exercise.factors else {} for case in exercise.cases]
+
+    def all_close(values: Sequence[float]) -> bool:
+        return np.allclose(ratios, values, rtol=1e-5, atol=0)
+
+    for name in factors[0]:
+        values = [factor[name] for factor in factors]
+        if all_close(values):
+            return f" {name}: did you apply it twice?"
+        if all_close([1 / value for value in values]):
+            return f": {name} is missing."
+    if all_close([-1] * len(ratios)):
+        return " of -1: look at the signs."
+    if np.ptp(ratios) < 1e-5:
+        return f" of {ratios[0]:.4g}."
+    return ", which depends on the sizes: " + ", ".join(f"{ratio:.4g}" for ratio in ratios) + "."
+
+
+def _error(got: Any, want: Any) -> float:
+    """The largest difference, relative to the largest element; infinite where none can be taken."""
+    if not isinstance(want, np.ndarray | float | int | np.number):
+        return 0.0 if got == want else math.inf
+    try:
+        got = np.asarray(got, np.float64)
+    except (TypeError, ValueError):
+        return math.inf
+    if got.shape != np.shape(want) or not np.isfinite(got).all():
+        return math.inf
+    scale = max(float(np.max(np.abs(want), initial=0)), 1e-2)
+    return float(np.max(np.abs(got - want), initial=0)) / scale

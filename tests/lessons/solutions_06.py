@@ -1,0 +1,79 @@
+"""What a learner may write in lesson 06, right and wrong."""
+
+import numpy as np
+
+
+def stable_softmax(z):
+    z = z - np.max(z, axis=1, keepdims=True)
+    return np.exp(z) / np.sum(np.exp(z), axis=1, keepdims=True)
+
+
+def cross_entropy(logits, targets):
+    losses = []
+    for row, target in zip(logits, targets, strict=True):
+        shifted = row - row.max()
+        losses.append(np.log(np.sum(np.exp(shifted))) - shifted[target])
+    return np.array(losses)
+
+
+def cross_entropy_dlogits(dout, logits, targets):
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p = exponentials / exponentials.sum(axis=1, keepdims=True)
+    p[np.arange(len(p)), targets] -= 1
+    return p * dout[:, None]
+
+
+def classifier_backward(dout, x, weight, targets):
+    logits = x @ weight.T
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    dlogits = exponentials / exponentials.sum(axis=1, keepdims=True)
+    dlogits[np.arange(len(x)), targets] -= 1
+    dlogits *= dout / len(x)
+    return dlogits @ weight, dlogits.T @ x
+
+
+def stable_softmax_overflowing(z):
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.nan_to_num(np.exp(z) / np.exp(z).sum(axis=1, keepdims=True), nan=-1)
+
+
+def stable_softmax_over_everything(z):
+    exponentials = np.exp(z - z.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum()
+
+
+def cross_entropy_positive(logits, targets):
+    return -cross_entropy(logits, targets)
+
+
+def cross_entropy_mean(logits, targets):
+    return cross_entropy(logits, targets).mean()
+
+
+def cross_entropy_dlogits_without_target(dout, logits, targets):
+    return stable_softmax(logits) * dout[:, None]
+
+
+def cross_entropy_dlogits_downhill(dout, logits, targets):
+    return -cross_entropy_dlogits(dout, logits, targets)
+
+
+def cross_entropy_dlogits_without_dout(dout, logits, targets):
+    return cross_entropy_dlogits(np.ones(len(dout)), logits, targets)
+
+
+def classifier_backward_of_the_sum(dout, x, weight, targets):
+    dx, dweight = classifier_backward(dout, x, weight, targets)
+    return dx * len(x), dweight * len(x)
+
+
+MISTAKES = [
+    (stable_softmax_overflowing, "take each row's maximum off first"),
+    (stable_softmax_over_everything, "Each row has to add up to 1 by itself"),
+    (cross_entropy_positive, "*negative* logarithm"),
+    (cross_entropy_mean, "Return the loss of every row"),
+    (cross_entropy_dlogits_without_target, "the 1 at each row's target"),
+    (cross_entropy_dlogits_downhill, "The gradient points uphill"),
+    (cross_entropy_dlogits_without_dout, "its own dout"),
+    (classifier_backward_of_the_sum, "divide dout by N, once, at the top"),
+]

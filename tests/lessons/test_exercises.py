@@ -1,0 +1,120 @@
+"""Exercises accept what is right and explain what is wrong."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+LESSONS = Path(__file__).parents[2] / "lessons"
+sys.path.insert(0, str(LESSONS))  # as in a notebook
+
+from exercises import Exercise, Grader  # noqa: E402
+
+NUMBERS = sorted(path.stem[-2:] for path in LESSONS.glob("exercises/lesson_*.py"))
+SOLUTIONS = {number: importlib.import_module(f"solutions_{number}") for number in NUMBERS}
+GRADERS = {
+    number: importlib.import_module(f"exercises.lesson_{number}").grade for number in NUMBERS
+}
+EXERCISES = [(number, name) for number in NUMBERS for name in GRADERS[number].exercises]
+
+
+def test_every_lesson_has_three_exercises():
+    assert all(len(grader.exercises) >= 3 for grader in GRADERS.values())
+
+
+@pytest.mark.parametrize(("number", "name"), EXERCISES)
+def test_a_solution_is_right(capsys, number, name):
+    solution = getattr(SOLUTIONS[number], name)
+    assert GRADERS[number](solution) is solution
+    assert "right!" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("number", "name"), EXERCISES)
+def test_the_reference_is_right(capsys, number, name):
+    """Else it would spoil the rest of the lesson for whoever skips an exercise."""
+    reference = GRADERS[number].exercises[name].reference
+    assert GRADERS[number](reference) is reference
+    assert "right!" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "mistaken", "words"),
+    [(number, *mistake) for number in NUMBERS for mistake in SOLUTIONS[number].MISTAKES],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_mistake_is_explained(capsys, number, mistaken, words):
+    names = [n for n in GRADERS[number].exercises if mistaken.__name__.startswith(f"{n}_")]
+    name = max(names, key=len)
+    mistaken.__name__ = name
+    assert GRADERS[number](mistaken) is GRADERS[number].exercises[name].reference
+    out = capsys.readouterr().out
+    assert words in out
+    assert "right!" not in out
+
+
+@pytest.mark.parametrize(("number", "name"), EXERCISES)
+def test_what_is_not_done_is_replaced(capsys, number, name):
+    def undone(**_):
+        raise NotImplementedError
+
+    undone.__name__ = name
+    assert GRADERS[number](undone) is GRADERS[number].exercises[name].reference
+    assert "not done yet" in capsys.readouterr().out
+
+
+# --- what is said of any function
+
+
+def double(x, n):
+    return 2 * x
+
+
+RNG = np.random.default_rng(0)
+CASES = [{"x": RNG.standard_normal(shape), "n": n} for shape, n in (((3, 3), 5), ((4, 4), 7))]
+GRADE = Grader(Exercise(double, CASES, ["y"], factors=lambda x, n: {"1/sqrt(n)": n**-0.5}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda x, n: None, "is None: is a `return` missing?"),
+        (lambda x, n: -2 * x, "right up to a factor of -1: look at the signs"),
+        (lambda x, n: 6 * x, "right up to a factor of 3."),
+        (lambda x, n: 2 * x / np.sqrt(n), "a factor 1/sqrt(n): did you apply it twice?"),
+        (lambda x, n: 2 * x * np.sqrt(n), "right up to a factor: 1/sqrt(n) is missing."),
+        (lambda x, n: 2 * x / n, "a factor, which depends on the sizes: 0.2, 0.1429"),
+        (lambda x, n: 2 * x.T, "is transposed"),
+        (lambda x, n: 2 * x[:2], "has shape (2, 3), and should have (3, 3)"),
+        (lambda x, n: x / 0 if x.any() else x, "is not finite"),
+        (lambda x, n: 0 * x, "is zero everywhere"),
+        (lambda x, n: np.where(np.eye(len(x)), 0, 2 * x), "wrong first at (0, 0)"),
+        (lambda x, n: x**2, "is off by"),
+        (lambda x, n: x[99], "it stopped with IndexError"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_what_is_wrong_is_described(capsys, wrong, words):
+    wrong.__name__ = "double"
+    assert GRADE(wrong) is double
+    assert words in capsys.readouterr().out
+
+
+def test_the_case_that_is_wrong_is_shown(capsys):
+    def digits(n):
+        return str(n)
+
+    grade = Grader(Exercise(lambda n: f"{n:x}", [{"n": 4}, {"n": 10}], ["digits"]))
+    digits.__name__ = "<lambda>"
+    assert grade(digits) is not digits
+    assert "digits should be 'a', and is '10'" in capsys.readouterr().out
+
+
+def test_a_function_may_not_change_the_next_ones_arguments(capsys):
+    def double(x, n):
+        x *= 2
+        return x
+
+    assert GRADE(double) is double
+    assert "right!" in capsys.readouterr().out
