@@ -38,8 +38,8 @@ def test_every_call_and_every_product_is_counted(monkeypatch, Model):
         optimizer.step()
         return loss
 
-    profile = Profile(model, optimizer, take_step, count=3)
-    assert steps == 4
+    profile = Profile(model, optimizer, take_step, count=1)
+    assert steps == 2
     assert (np.matmul, dict(vars(module)), optimizer.step) == before
 
     figures = profile.figures
@@ -55,6 +55,6 @@ def test_every_call_and_every_product_is_counted(monkeypatch, Model):
 
     lines = profile.table(peak=100).splitlines()
     shares = [float(re.findall(r"([\d.]+)%", line)[0]) for line in lines[1:-2]]
-    assert sum(shares) == pytest.approx(100, abs=5)  # medians, each of its own
+    assert sum(shares) == pytest.approx(100, abs=1)  # each is rounded
     assert lines[-2].startswith("step ")
     assert "100.0%" in lines[-2]
