@@ -209,7 +209,7 @@ grade = Grader(
     WithArguments(
         clip,
         [
-            {"flat": RNG.standard_normal(6), "max_norm": 1.0},
+            {"flat": 5 * RNG.standard_normal(6), "max_norm": 1.5},
             {"flat": 0.1 * RNG.standard_normal(9), "max_norm": 2.0},
         ],
         ["the norm", "the flat array afterwards"],
