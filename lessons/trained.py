@@ -14,7 +14,7 @@ from load import open_model
 from tokenizer import Tokenizer, find_tokenizer, load_tokenizer
 
 FOLDER = Path(__file__).resolve().parents[1] / "runs" / "lessons"
-STEPS, BATCH_SIZE, SEQ_LEN, LEARNING_RATE = 1600, 8, 64, 6e-3
+STEPS, BATCH_SIZE, SEQ_LEN, LEARNING_RATE = 1600, 8, 64, 5e-3
 
 
 def trained_gpt2() -> tuple[GPT2, Tokenizer]:
@@ -42,7 +42,7 @@ def train(path: Path) -> None:
     # GPT-2 begins with attention that is nearly even, and no idea of near and far. Large models
     # have the time to find both; this one begins with larger queries, keys and values and with the
     # sinusoids of Vaswani et al. 2017, section 3.5, and shows distinct heads within a minute.
-    model.params.qkvw[:] *= 4
+    model.params.qkvw[:] *= 6
     angles = np.arange(SEQ_LEN)[:, None] * 1000.0 ** -np.linspace(0, 1, 32, endpoint=False)
     model.params.wpe[:] = 0.028 * np.hstack([np.sin(angles), np.cos(angles)])
 

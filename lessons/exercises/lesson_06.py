@@ -16,6 +16,10 @@ def cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return lse - logits[np.arange(len(logits)), targets]
 
 
+def softmax_dz(dout: np.ndarray, z: np.ndarray, p: np.ndarray) -> np.ndarray:
+    return p * (dout - (dout * p).sum(axis=1, keepdims=True))
+
+
 def cross_entropy_dlogits(dout: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return (stable_softmax(logits) - np.eye(logits.shape[1])[targets]) * dout[:, None]
 
@@ -42,6 +46,10 @@ RNG = np.random.default_rng(6)
 SOFTMAX_CASES = [
     {"z": 2 * RNG.standard_normal((3, 5))},
     {"z": RNG.standard_normal((2, 4)) + np.array([[1000.0], [-1000.0]])},
+]
+JACOBIAN_CASES = [
+    {"dout": RNG.standard_normal(z.shape), "z": z, "p": stable_softmax(z)}
+    for z in (RNG.standard_normal((3, 5)), RNG.standard_normal((4, 2)))
 ]
 CASES = [
     {
@@ -99,11 +107,44 @@ grade = Grader(
         },
     ),
     Exercise(
+        softmax_dz,
+        JACOBIAN_CASES,
+        ["dz"],
+        stable_softmax,
+        mistakes={
+            "The second term is missing: a logit moves the sum, and with it every probability of "
+            "its row.": lambda dout, z, p: dout * p,
+            "That is the diagonal of the Jacobian alone, p (1 - p). A logit moves the other "
+            "probabilities, too.": lambda dout, z, p: dout * p * (1 - p),
+            "The sum in the bracket is one of p * dout: the probability is missing in it.": (
+                lambda dout, z, p: p * (dout - dout.sum(axis=1, keepdims=True))
+            ),
+            "The sum in the bracket runs over the rows of the batch. Rows know nothing of each "
+            "other: over the vocabulary, axis=1, keepdims=True.": (
+                lambda dout, z, p: p * (dout - (dout * p).sum(axis=0))
+            ),
+            "The second term has the wrong sign: what one probability gains the others lose.": (
+                lambda dout, z, p: p * (dout + (dout * p).sum(axis=1, keepdims=True))
+            ),
+        },
+    ),
+    Exercise(
         cross_entropy_dlogits,
         CASES,
         ["dlogits"],
         cross_entropy,
         mistakes={
+            "You take 1 off every target's column in every row: p[:, targets] pairs all rows with "
+            "all targets. Each row has one target: p[np.arange(N), targets].": (
+                lambda dout, logits, targets: (
+                    (stable_softmax(logits) - np.eye(logits.shape[1])[targets].any(axis=0))
+                    * dout[:, None]
+                )
+            ),
+            "You have divided by N. That comes with dout, once; here every row has a dout of its "
+            "own.": lambda dout, logits, targets: cross_entropy_dlogits(
+                dout / len(dout), logits, targets
+            ),
             "That is p: the 1 at each row's target is still to be taken off.": (
                 lambda dout, logits, targets: stable_softmax(logits) * dout[:, None]
             ),

@@ -16,6 +16,11 @@ def cross_entropy(logits, targets):
     return np.array(losses)
 
 
+def softmax_dz(dout, z, p):
+    weighted = dout * p
+    return weighted - p * weighted.sum(1)[:, None]
+
+
 def cross_entropy_dlogits(dout, logits, targets):
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     p = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -50,6 +55,40 @@ def cross_entropy_mean(logits, targets):
     return cross_entropy(logits, targets).mean()
 
 
+def softmax_dz_direct(dout, z, p):
+    return p * dout
+
+
+def softmax_dz_diagonal(dout, z, p):
+    return (p - p**2) * dout
+
+
+def softmax_dz_unweighted(dout, z, p):
+    return p * (dout - dout.sum(1, keepdims=True))
+
+
+def softmax_dz_over_rows(dout, z, p):
+    return p * (dout - (dout * p).sum(0))
+
+
+def softmax_dz_sign(dout, z, p):
+    return p * (dout + (dout * p).sum(1, keepdims=True))
+
+
+def softmax_dz_of_one_row(dout, z, p):
+    return (np.diag(p[0]) - np.outer(p[0], p[0])) @ dout[0]
+
+
+def cross_entropy_dlogits_all_pairs(dout, logits, targets):
+    p = stable_softmax(logits)
+    p[:, targets] -= 1
+    return p * dout[:, None]
+
+
+def cross_entropy_dlogits_mean(dout, logits, targets):
+    return cross_entropy_dlogits(dout, logits, targets) / len(targets)
+
+
 def cross_entropy_dlogits_without_target(dout, logits, targets):
     return stable_softmax(logits) * dout[:, None]
 
@@ -72,6 +111,14 @@ MISTAKES = [
     (stable_softmax_over_everything, "Each row has to add up to 1 by itself"),
     (cross_entropy_positive, "*negative* logarithm"),
     (cross_entropy_mean, "Return the loss of every row"),
+    (softmax_dz_direct, "The second term is missing"),
+    (softmax_dz_diagonal, "the diagonal of the Jacobian alone"),
+    (softmax_dz_unweighted, "the probability is missing in it"),
+    (softmax_dz_over_rows, "Rows know nothing of each other"),
+    (softmax_dz_sign, "wrong sign"),
+    (softmax_dz_of_one_row, "has shape (5,), and should have (3, 5)"),
+    (cross_entropy_dlogits_all_pairs, "Each row has one target"),
+    (cross_entropy_dlogits_mean, "You have divided by N"),
     (cross_entropy_dlogits_without_target, "the 1 at each row's target"),
     (cross_entropy_dlogits_downhill, "The gradient points uphill"),
     (cross_entropy_dlogits_without_dout, "its own dout"),
