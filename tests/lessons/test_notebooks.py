@@ -38,7 +38,7 @@ def test_a_learner_who_has_done_nothing_sees_everything(path):
     notebook = nbformat.read(path, as_version=4)
     kernel = {"env": os.environ | {"PYTHONPATH": str(ROOT)}}
     client = nbclient.NotebookClient(
-        notebook, timeout=60, resources={"metadata": {"path": str(ROOT / "lessons")}}
+        notebook, timeout=180, resources={"metadata": {"path": str(ROOT / "lessons")}}
     )
     client.execute(**kernel)
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
