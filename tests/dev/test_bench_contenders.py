@@ -96,7 +96,7 @@ def test_llm_c_stands_still_until_its_turn(start, count, llm_c_program):
 @not_windows
 def test_llm_c_does_not_outlive_a_benchmark_that_is_killed(tmp_path, llm_c_program):
     if sys.platform == "linux" and os.getsid(1) == os.getsid(0):
-        pytest.skip("in a container whose first process has this session nothing is orphaned")
+        pytest.skip("nothing is orphaned in a container whose first process is our own")
     source = (
         "import os, pathlib, sys; from dev.bench.llmc import LlmC\n"
         "llmc = LlmC(*map(pathlib.Path, sys.argv[1:])); llmc.step()\n"
