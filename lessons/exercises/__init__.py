@@ -151,7 +151,11 @@ def _describe(exercise: Exercise, pairs: list[tuple[Any, Any]]) -> str:
         _error(got, ratio * want) < exercise.tolerance
         for (got, want), ratio in zip(pairs, ratios, strict=True)
     ):
-        return f"is right up to a factor{_name_factor(exercise, ratios)}"
+        factor = _name_factor(exercise, ratios)
+        if not factor and np.size(want) > 1:  # any number is a multiple of any other
+            factor = ", which depends on the sizes: " + ", ".join(f"{r:.4g}" for r in ratios) + "."
+        if factor:
+            return f"is right up to a factor{factor}"
     if np.ndim(want) == 2 and _error(np.transpose(got), want) < exercise.tolerance:
         return "is transposed."
     right = np.isclose(got, want, rtol=exercise.tolerance, atol=1e-9)
@@ -162,7 +166,7 @@ def _describe(exercise: Exercise, pairs: list[tuple[Any, Any]]) -> str:
 
 
 def _name_factor(exercise: Exercise, ratios: list[float]) -> str:
-    """Words for the factor between what was given and what was wanted, one for each case."""
+    """Words for the factor between what was given and what was wanted; none if cases differ."""
     factors = [exercise.factors(**case) if exercise.factors else {} for case in exercise.cases]
 
     def all_close(values: Sequence[float]) -> bool:
@@ -176,9 +180,7 @@ def _name_factor(exercise: Exercise, ratios: list[float]) -> str:
             return f": {name} is missing."
     if all_close([-1] * len(ratios)):
         return " of -1: look at the signs."
-    if np.ptp(ratios) < 1e-5:
-        return f" of {ratios[0]:.4g}."
-    return ", which depends on the sizes: " + ", ".join(f"{ratio:.4g}" for ratio in ratios) + "."
+    return f" of {ratios[0]:.4g}." if np.ptp(ratios) < 1e-5 else ""
 
 
 def _error(got: Any, want: Any) -> float:

@@ -104,6 +104,25 @@ def test_what_is_wrong_is_described(capsys, wrong, words):
     assert "inf%" not in out
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda n: 2 * n, "right up to a factor of 2"),
+        (lambda n: n + 1, "is off by"),
+    ],
+)
+def test_a_single_number_is_a_multiple_only_if_it_always_is(capsys, wrong, words):
+    def number(n):
+        return n
+
+    grade = Grader(Exercise(number, [{"n": 4}, {"n": 10}], ["the number"]))
+    wrong.__name__ = "number"
+    grade(wrong)
+    out = capsys.readouterr().out
+    assert words in out
+    assert "depends on the sizes" not in out
+
+
 def test_the_case_that_is_wrong_is_shown(capsys):
     def digits(n):
         return str(n)
