@@ -1,11 +1,12 @@
 """AdamW over the flat arrays, and the learning-rate schedule."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from buffers import Buffer, extents
-from errors import RunError
+from errors import DivergedError
 from layers.tiles import row_tiles, run_tiles, scratch, slices, tile_count
 
 
@@ -25,6 +26,13 @@ class AdamW:
         betas: the decay rates of the moments m and v.
         eps: added to the denominator.
         weight_decay: per unit of learning rate.
+        part: the elements of the flat arrays that this optimiser updates; by default all. Several
+            processes can share the work and the moments' memory, each with a part of its own
+            (Rajbhandari et al. 2020, arXiv 1910.02054, section 5.1: ZeRO, stage 1).
+        total: the sum over those processes of a number that each of them has.
+
+    Attributes:
+        m, v: the moments of the part, flat.
     """
 
     def __init__(
@@ -35,15 +43,24 @@ class AdamW:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        part: slice | None = None,
+        total: Callable[[float], float] = float,
     ) -> None:
         self.params, self.grads = params, grads
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
-        self.m, self.v = params.like(), params.like()
+        self.part, self.total = part or slice(0, params.flat.size), total
+        first, last = self.part.start, self.part.stop
+        self.m, self.v = (np.zeros(last - first, params.flat.dtype) for _ in range(2))
         self.num_steps = 0
         # Tensor by tensor, because some decay and some do not.
+        places = {
+            name: (max(start, first), min(stop, last))
+            for name, (start, stop) in extents(params.shapes).items()
+        }
         self._tiles = [
             (slice(start + tile.start, start + tile.stop), decays(name))
-            for name, (start, stop) in extents(params.shapes).items()
+            for name, (start, stop) in places.items()
+            if start < stop
             for tile in slices(stop - start, tile_count(stop - start))
         ]
 
@@ -59,11 +76,11 @@ class AdamW:
             The norm of the gradients before clipping.
 
         Raises:
-            RunError: the norm is not finite. Nothing was changed.
+            DivergedError: the norm is not finite. Nothing was changed.
         """
         norm = self.grad_norm()
         if not math.isfinite(norm):
-            raise RunError(f"the gradient norm is {norm}")
+            raise DivergedError(f"the gradient norm is {norm}")
         self.num_steps += 1
         lr = self.lr if lr is None else lr
         clip = min(1.0, max_norm / (norm + 1e-6))
@@ -75,7 +92,8 @@ class AdamW:
         def work(item: tuple[slice, bool]) -> None:
             tile, decay = item
             p, g = self.params.flat[tile], self.grads.flat[tile]
-            m, v = self.m.flat[tile], self.v.flat[tile]
+            own = slice(tile.start - self.part.start, tile.stop - self.part.start)
+            m, v = self.m[own], self.v[own]
             (x,) = scratch(p.dtype, p.shape)
             np.multiply(g, (1 - beta1) * clip, out=x)
             m *= beta1
@@ -97,9 +115,9 @@ class AdamW:
 
     def grad_norm(self) -> float:
         """The Euclidean norm of all gradients together."""
-        g = self.grads.flat
+        g = self.grads.flat[self.part]
         squares = run_tiles(lambda tile: float(np.dot(g[tile], g[tile])), row_tiles(g))
-        return math.sqrt(sum(squares))
+        return math.sqrt(self.total(sum(squares)))
 
 
 def decays(name: str) -> bool:

@@ -6,11 +6,12 @@ parameters, Adam's moments m and v, and the state of everything else that moves.
 """
 
 import json
+import sys
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -21,25 +22,93 @@ FORMAT = "llm.np checkpoint"
 VERSION = 1
 LARGEST_META = 1 << 24  # bytes; a vocabulary of 100,000 tokens has a tenth of it
 CHECKPOINT = "checkpoint.npz"  # its name in a run's folder
+OLDER = "checkpoint-{:08}.npz"  # those before it, by their step
 
 
-def save_checkpoint(path: Path, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+class Pieces(NamedTuple):
+    """A flat float32 array of `size` elements that comes piece by piece."""
+
+    size: int
+    pieces: Iterable[np.ndarray]
+
+
+def save_checkpoint(
+    path: Path,
+    meta: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray | Pieces],
+    keep: int = 0,
+) -> None:
     """Write a checkpoint; whatever happens on the way, the previous one or this one is whole.
 
     Args:
         path: the file, which is replaced in one instant when the new one is on the disk.
-        meta: anything JSON can hold.
+        meta: anything JSON can hold; has the "step", if previous ones are kept.
         arrays: flat arrays by name.
+        keep: how many of the previous ones to keep, under the names of their steps.
 
     Raises:
         RunError: it cannot be written; the previous one is unharmed.
     """
     header = {"format": FORMAT, "version": VERSION, **meta}
-    with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
+    keep_as = _older_name(path) if keep else None
+    with replacing(path, keep_as) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr("meta.json", json.dumps(header))
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+                _write_array(member, array)
+    if keep:
+        # Those of later steps are from before somebody went back to an older one.
+        passed = OLDER.format(meta["step"])
+        older = [old for old in list_checkpoints(path.parent) if old.name != path.name]
+        kept = [old for old in older if old.name < passed][:keep]
+        with suppress(OSError):  # what is left over does no harm
+            for old in set(older) - set(kept):
+                old.unlink()
+
+
+def _older_name(path: Path) -> Path | None:
+    """What to call the checkpoint at `path` when another takes its place, if it is one."""
+    try:
+        return path.with_name(OLDER.format(read_meta(path)["step"]))
+    except (UserError, LookupError, ValueError):
+        return None
+
+
+def _write_array(member: IO[bytes], array: np.ndarray | Pieces) -> None:
+    if isinstance(array, np.ndarray):
+        np.lib.format.write_array(member, array, allow_pickle=False)
+        return
+    header = {"descr": "<f4", "fortran_order": False, "shape": (array.size,)}
+    np.lib.format.write_array_header_1_0(member, header)
+    for piece in array.pieces:
+        member.write(piece)
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder, the newest first."""
+    newest = [folder / CHECKPOINT] if (folder / CHECKPOINT).is_file() else []
+    pattern = OLDER.replace("{:08}", "[0-9]" * 8)
+    return newest + sorted(folder.glob(pattern), reverse=True)
+
+
+def find_whole(folder: Path) -> Path:
+    """The newest checkpoint in a run's folder that is whole, to the last bit.
+
+    Says on stderr which newer ones are not.
+
+    Raises:
+        UserError: there is none.
+    """
+    for path in list_checkpoints(folder):
+        try:
+            read_meta(path)
+            with _opened(path) as archive:
+                if damaged := archive.testzip():
+                    raise FormatError(f"{path} is damaged: the checksum of {damaged} is wrong")
+            return path
+        except FormatError as error:
+            print(f"passed over: {error}", file=sys.stderr)
+    raise UserError(f"there is no whole checkpoint in {folder}")
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -63,8 +132,16 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def load_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def load_arrays(
+    path: Path, arrays: Mapping[str, np.ndarray], start: int = 0, size: int | None = None
+) -> None:
     """Fill flat arrays with what was saved under their names, without a second copy in memory.
+
+    Args:
+        path: the file.
+        arrays: what to fill.
+        start: the first element to read.
+        size: how many elements were saved; by default as many as the arrays have.
 
     Raises:
         UserError: there is no such file.
@@ -73,14 +150,15 @@ def load_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with _opened(path) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy") as member:
-                _check_array(path, name, member, array.size, array.dtype)
-                # The last read reaches the member's end, where its checksum is compared.
+                _check_array(path, name, member, size or array.size, array.dtype)
+                _skip(member, start * array.itemsize)
                 view = memoryview(array).cast("B")
                 while view:
                     count = member.readinto(view[: 1 << 24])
                     if not count:
                         raise FormatError(f"{path}: {name} ends too early; go back to a copy")
                     view = view[count:]
+                _skip(member)  # to its end, where the checksum is compared
 
 
 def find_array(path: Path, name: str, size: int, dtype: np.typing.DTypeLike) -> int:
@@ -96,11 +174,16 @@ def find_array(path: Path, name: str, size: int, dtype: np.typing.DTypeLike) -> 
         with archive.open(info) as member:
             _check_array(path, name, member, size, dtype)
             header_size = member.tell()
-            while member.read(1 << 24):
-                pass
+            _skip(member)
         if info.compress_type != zipfile.ZIP_STORED:
             raise FormatError(f"{path} was compressed by somebody; go back to a copy")
         return member_start(archive.fp, info) + header_size
+
+
+def _skip(member: IO[bytes], count: int = sys.maxsize) -> None:
+    """Read past so many bytes, or to the end; a seek would not look at the checksum."""
+    while count and (read := len(member.read(min(count, 1 << 24)))):
+        count -= read
 
 
 def _check_array(

@@ -1,11 +1,13 @@
 """Token shards on disk, and the batches a training run reads from them.
 
 A shard is llm.c's .bin file: 256 int32 (20240520, 1, the number of tokens, zeros), then the tokens
-as uint16, all little-endian. Shards are mapped into memory, never read whole.
+as uint16, all little-endian. Where llm.c has the first of those zeros, a shard written here has the
+tokens' CRC-32. Shards are mapped into memory, never copied into it.
 
 Source of the format: llm.c, dev/data/data_common.py.
 """
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +38,12 @@ def write_shard(path: str | Path, tokens: np.typing.ArrayLike) -> None:
                 f"token {token} does not fit into the 16 bits that {path} has for it; "
                 "use a tokenizer of at most 65,536 tokens"
             )
-    header = np.zeros(256, "<i4")
-    header[:3] = MAGIC, VERSION, tokens.size
+    tokens = np.ascontiguousarray(tokens, "<u2")
+    header = np.zeros(256, "<u4")
+    header[:4] = MAGIC, VERSION, tokens.size, zlib.crc32(tokens)
     with replacing(path) as file:
         file.write(header)
-        file.write(tokens.astype("<u2", copy=False))
+        file.write(tokens)
 
 
 class DataLoader:
@@ -115,20 +118,24 @@ class DataLoader:
         Raises:
             FormatError: a token is outside the vocabulary.
         """
-        if self.position == len(self):
+        together = self.num_ranks * self.batch_size
+        if self.position + together > self.num_windows:
             self._start_epoch(self.epoch + 1)
-        first = (self.position * self.num_ranks + self.rank) * self.batch_size
+        first = self.position + self.rank * self.batch_size
         windows = self.order[first : first + self.batch_size]
         batch = np.stack([self._window(window) for window in windows])  # (B, T+1)
-        self.position += 1
+        self.position += together
         return batch[:, :-1].copy(), batch[:, 1:].copy()
 
     def state(self) -> dict[str, int]:
-        """Where the loader stands: what `restore` needs to go on with the same batches."""
+        """Where the loader stands: what `restore` needs to go on with the windows that follow.
+
+        It counts windows, so that another number of ranks, or another batch size, can go on.
+        """
         return {"epoch": self.epoch, "position": self.position, "windows": self.num_windows}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go to where `state` was taken, by a loader of the same shards and arguments.
+        """Go to where `state` was taken, by a loader of the same shards and windows.
 
         Raises:
             UserError: no such place can exist.
@@ -138,13 +145,13 @@ class DataLoader:
             and state.keys() == {"epoch", "position", "windows"}
             and all(type(number) is int for number in state.values())
             and state["epoch"] >= 0
-            and 0 <= state["position"] <= len(self)
+            and 0 <= state["position"] <= self.num_windows
             and state["windows"] == self.num_windows
         ):
             raise UserError(
                 f"the data loader cannot go on from {state}: it needs an epoch of 0 or more and a "
-                f"position from 0 to {len(self)} in {self.num_windows} windows; resume with the "
-                "data, the batch size and the sequence length of that run"
+                f"position from 0 to {self.num_windows}, the number of windows; resume with the "
+                "data and the sequence length of that run"
             )
         self._start_epoch(state["epoch"])
         self.position = state["position"]
@@ -197,7 +204,7 @@ def _open_shard(path: Path) -> np.memmap:
             f"{path} has {size} bytes, fewer than the {HEADER_BYTES} of a token file's header; "
             "prepare the data again"
         )
-    magic, version, count = (int(number) for number in np.fromfile(path, "<i4", 3))
+    magic, version, count, checksum = (int(number) for number in np.fromfile(path, "<i4", 4))
     if magic != MAGIC:
         found = OTHER_MAGICS.get(magic, "another format")
         raise FormatError(
@@ -217,4 +224,7 @@ def _open_shard(path: Path) -> np.memmap:
         )
     if count == 0:
         raise FormatError(f"{path} holds no tokens; prepare the data again from a text")
-    return np.memmap(path, "<u2", mode="r", offset=HEADER_BYTES)
+    tokens = np.memmap(path, "<u2", mode="r", offset=HEADER_BYTES)
+    if checksum and zlib.crc32(tokens) != checksum % 2**32:
+        raise FormatError(f"{path} is damaged: its checksum is wrong; prepare the data again")
+    return tokens

@@ -24,6 +24,10 @@ class RunError(RuntimeError):
     """Something failed while running, through nobody's mistake in the request. Exit status 1."""
 
 
+class DivergedError(RunError):
+    """The numbers of a training run have become infinite, or have jumped."""
+
+
 def run_program(main: Callable[[], None]) -> None:
     """Call `main` and end the process.
 

@@ -12,13 +12,17 @@ from errors import RunError, UserError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, keep_as: Path | None = None) -> Iterator[IO[bytes]]:
     """A binary file that takes the name `path` when it is complete and on the disk.
 
         with replacing(path) as file:
             file.write(...)
 
     Until then, what was there before stays; after an error or an interruption it stays for good.
+
+    Args:
+        path: the file.
+        keep_as: a name for what was there before; by default it goes.
 
     Raises:
         RunError: it cannot be written; the sentence names the file and the system's reason.
@@ -30,6 +34,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep_as:
+            path.replace(keep_as)
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or error

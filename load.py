@@ -13,7 +13,7 @@ import numpy as np
 import gpt2
 import llama2
 from buffers import Buffer, Shapes, extents, num_elements
-from checkpoint import CHECKPOINT, FORMAT, find_array, read_meta
+from checkpoint import CHECKPOINT, FORMAT, find_array, list_checkpoints, read_meta
 from errors import FormatError, UserError
 from formats import gguf, huggingface, llama2_c, llm_c, state_dict
 from formats.weights import SINGLE, Parts, Weights
@@ -143,8 +143,8 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
         FormatError: it is damaged, or nothing that can be read.
     """
     path = Path(path)
-    if path.is_dir() and (path / CHECKPOINT).is_file():
-        path = path / CHECKPOINT
+    if path.is_dir():
+        path = next(iter(list_checkpoints(path)), path)
     if not path.exists():
         raise UserError(f"there is no model {path}")
     meta = read_meta(path) if _is_checkpoint(path) else {}

@@ -4,24 +4,27 @@ import argparse
 import itertools
 from pathlib import Path
 
-from checkpoint import CHECKPOINT
+from checkpoint import find_whole, list_checkpoints
 from dev.data import pydocs
 from errors import UserError, at_least
 from load import FAMILIES, Source, open_model
 from model import RECOMPUTE
+from ranks import Ranks
 from tokenizer import Tokenizer, find_tokenizer
 
 ROOT = Path(__file__).resolve().parent
 
 
-def read_arguments(kind: str) -> tuple[argparse.Namespace, Source | None]:
-    """The settings, and the model to start from, if one was named.
+def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source | None]:
+    """The settings, and the model to start from, if one was named; the same on every rank.
 
     Raises:
         UserError: settings contradict each other, or name what is not there.
     """
     family, parser = FAMILIES[kind], make_parser(kind)
     args, source = parser.parse_args(), None
+    if args.resume and args.resume.is_dir() and list_checkpoints(args.resume):
+        args.resume = ranks.first(lambda: find_whole(args.resume))
     origin = args.resume or args.init_from
     if origin:
         if args.preset:
@@ -41,6 +44,13 @@ def read_arguments(kind: str) -> tuple[argparse.Namespace, Source | None]:
         parser.set_defaults(**meta["settings"])
         args = parser.parse_args()
         args.out = source.path.parent
+        if args.batch_size is None:
+            args.batch_size, rest = divmod(meta["batch_size"], ranks.size)
+            if rest:
+                raise UserError(
+                    f"{ranks.size} ranks cannot share the {meta['batch_size']} sequences of a "
+                    "batch of this run evenly; give the --batch-size of each"
+                )
         if args.steps <= meta["step"]:
             raise UserError(
                 f"{args.resume} has done its {meta['step']} steps; give a higher --steps to go on"
@@ -51,15 +61,16 @@ def read_arguments(kind: str) -> tuple[argparse.Namespace, Source | None]:
     if not source and args.preset not in family.presets:
         known = ", ".join(family.presets)
         raise UserError(f"there is no preset {args.preset!r}; choose from {known}")
+    args.batch_size = args.batch_size or 8
     if args.warmup is None:
         args.warmup = args.steps // 10
     if not args.out:
         suffixes = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
         folders = (Path("runs", args.preset + suffix) for suffix in suffixes)
-        args.out = next(folder for folder in folders if not folder.exists())
+        args.out = ranks.first(lambda: next(each for each in folders if not each.exists()))
     elif args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file; name a folder for the run")
-    elif (args.out / CHECKPOINT).exists():
+    elif list_checkpoints(args.out):
         raise UserError(
             f"{args.out} holds a run already; go on with it by --resume {args.out}, or choose "
             "another --out"
@@ -132,9 +143,8 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
     data.add_argument(
         "--batch-size",
         type=at_least(1),
-        default=8,
         metavar="B",
-        help=f"sequences at once {default}",
+        help="sequences at once, on each rank (default: 8)",
     )
     data.add_argument(
         "--seq-len",
@@ -147,7 +157,7 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         type=at_least(1),
         default=1,
         metavar="N",
-        help=f"batches in one step {default}",
+        help=f"batches in one step, on each rank {default}",
     )
     data.add_argument(
         "--recompute",
@@ -199,7 +209,8 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         "--resume",
         type=Path,
         metavar="DIR",
-        help="go on with the run in DIR, with its settings but for those given here",
+        help="go on with the run in DIR from its newest whole checkpoint, or from the one in a "
+        "file, with its settings but for those given here",
     )
     run.add_argument(
         "--seed", type=at_least(0), default=0, help=f"of weights, data, samples {default}"
@@ -234,6 +245,33 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         default=100,
         metavar="N",
         help=f"steps between checkpoints {default}",
+    )
+    run.add_argument(
+        "--keep",
+        type=at_least(0),
+        default=1,
+        metavar="N",
+        help=f"checkpoints before the newest that are kept {default}",
+    )
+    run.add_argument(
+        "--checkpoint-async",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help=f"write checkpoints while the next step is computed, up to its update {default}",
+    )
+    run.add_argument(
+        "--on-spike",
+        choices=("ignore", "stop", "rollback"),
+        default="ignore",
+        help="what to do when the loss jumps: nothing, as long as it is a number; or stop; or go "
+        f"back to the last checkpoint and leave out the batches since {default}",
+    )
+    run.add_argument(
+        "--zero",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="under mpirun, let each rank keep Adam's moments for its part of the parameters only "
+        f"(ZeRO, stage 1) {default}",
     )
     run.add_argument(
         "--memory-map",

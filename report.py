@@ -24,6 +24,7 @@ COLUMNS = {
     "learning_rate": float,
     "ms": float,
     "tokens_per_second": float,
+    "rollbacks": int,
 }
 
 
@@ -37,10 +38,13 @@ class Log:
 
     def __init__(self, path: Path, steps_done: int) -> None:
         self.path = path
-        self.rows: list[dict[str, float | None]] = []
-        if steps_done and path.is_file():
-            self.rows = [row for row in self._read() if row["step"] <= steps_done]
-        with replacing(path) as file:
+        self.rows = self._read() if steps_done and path.is_file() else []
+        self.drop_after(steps_done)
+
+    def drop_after(self, step: int) -> None:
+        """Drop the rows of the steps after this one."""
+        self.rows = [row for row in self.rows if row["step"] <= step]
+        with replacing(self.path) as file:
             file.write(",".join(COLUMNS).encode() + b"\n")
             for row in self.rows:
                 file.write(self._line(row).encode())
@@ -113,21 +117,25 @@ def matmul_peak(size: int = 1536, repeats: int = 6) -> float:
     return 2 * size**3 / min(seconds) / 1e9
 
 
-def check_memory(buffers: Mapping[str, Shapes], advice: str, itemsize: int = 4) -> None:
+def check_memory(
+    buffers: Mapping[str, Shapes], advice: str, itemsize: int = 4, processes: int = 1
+) -> None:
     """Print the memory that buffers of these shapes need; refuse it where the machine has less.
 
     Args:
         buffers: the table of shapes of each.
         advice: what to lower.
         itemsize: bytes per element.
+        processes: how many on this machine need as much.
 
     Raises:
         UserError: less is available.
     """
     sizes = {name: itemsize * num_elements(shapes) for name, shapes in buffers.items()}
     listed = ", ".join(f"{name} {megabytes(size)}" for name, size in sizes.items())
-    print(f"memory: {megabytes(sum(sizes.values()))} ({listed})", flush=True)
-    check_available(sum(sizes.values()), "for this run", advice)
+    each = " for each rank" if processes > 1 else ""
+    print(f"memory: {megabytes(sum(sizes.values()))}{each} ({listed})", flush=True)
+    check_available(processes * sum(sizes.values()), "for this run", advice)
 
 
 def check_available(needed: int, what: str, advice: str) -> None:

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -33,9 +34,9 @@ def starts(loader, num_batches):
 def test_a_shard_has_llm_c_s_layout(tmp_path):
     write_shard(tmp_path / "a.bin", [1, 258, 65535])
     data = (tmp_path / "a.bin").read_bytes()
-    header = np.frombuffer(data[:1024], "<i4")
-    assert header[:3].tolist() == [20240520, 1, 3]
-    assert not header[3:].any()
+    header = np.frombuffer(data[:1024], "<u4")
+    assert header[:4].tolist() == [20240520, 1, 3, zlib.crc32(data[1024:])]
+    assert not header[4:].any()
     assert data[1024:] == bytes([1, 0, 2, 1, 255, 255])
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
@@ -124,6 +125,29 @@ def test_restore_goes_on_with_the_same_batches(corpus, batches_before):
     assert second.state() == first.state()
 
 
+def test_another_number_of_ranks_goes_on_with_the_windows_that_follow(corpus):
+    two = [loader(corpus, batch_size=2, rank=rank, num_ranks=2) for rank in range(2)]
+    read = [window for rank in two for window in starts(rank, 3)]
+    one = loader(corpus, batch_size=1)
+    one.restore(two[1].state())
+    assert sorted(read + starts(one, 4)) == WINDOWS
+
+
+def test_a_flipped_bit_in_a_shard_is_noticed(tmp_path):
+    path = tmp_path / "a.bin"
+    write_shard(path, range(100))
+    data = bytearray(path.read_bytes())
+    for byte in (1024, 1100, -1):
+        damaged = data.copy()
+        damaged[byte] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(FormatError, match="checksum is wrong; prepare the data again"):
+            loader(path)
+    data[12:16] = bytes(4)  # as llm.c writes it
+    path.write_bytes(data)
+    assert len(loader(path)) == 3
+
+
 def test_reset_goes_back_to_the_beginning(corpus):
     batches = loader(corpus)
     first = starts(batches, 7)
@@ -136,7 +160,7 @@ def test_reset_goes_back_to_the_beginning(corpus):
     [
         {"epoch": -1, "position": 0, "windows": 16},
         {"epoch": 0, "position": -1, "windows": 16},
-        {"epoch": 0, "position": 6, "windows": 16},
+        {"epoch": 0, "position": 17, "windows": 16},
         {"epoch": 0.0, "position": 0, "windows": 16},
         {"epoch": 0, "position": True, "windows": 16},
         {"epoch": 0, "position": 0},
@@ -148,7 +172,7 @@ def test_reset_goes_back_to_the_beginning(corpus):
 )
 def test_a_state_that_does_not_fit_is_refused(corpus, state):
     batches = loader(corpus)
-    with pytest.raises(UserError, match=r"cannot go on from .* position from 0 to 5"):
+    with pytest.raises(UserError, match=r"cannot go on from .* position from 0 to 16, "):
         batches.restore(state)
     assert batches.state() == {"epoch": 0, "position": 0, "windows": 16}
 

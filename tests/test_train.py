@@ -17,7 +17,7 @@ import gpt2
 import llama2
 import options
 import train
-from checkpoint import read_meta, save_checkpoint
+from checkpoint import read_meta
 from dataloader import write_shard
 from formats import llama2_c
 from formats.weights import Parts, Weights
@@ -207,10 +207,9 @@ def test_fine_tuning_a_real_model(program, starter, tmp_path):
     assert validated[-1] < validated[0] < first
     assert validated[-1] < first - 0.5
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "save_checkpoint", keep_copies)
-        program("llama2_train", *arguments, "--out", tmp_path / "run")
-    assert program("llama2_train", "--resume", tmp_path / "run" / "step70.npz")[0] == 0
+    program("llama2_train", *arguments, "--out", tmp_path / "run", "--keep", 2)
+    older = tmp_path / "run" / "checkpoint-00000070.npz"
+    assert program("llama2_train", "--resume", older)[0] == 0
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert program("sample", tmp_path / "run", "--prompt", "First", "--max-tokens", 9)[0] == 0
     status, _, err = program("llama2_train", "--resume", starter / "stories260K.bin")
@@ -302,17 +301,23 @@ def test_an_earlier_copy_of_the_checkpoint_can_be_resumed(program, small, tmp_pa
     run = tmp_path / "run"
     program("gpt2_train", *small, "--steps", 6, "--save-every", 1, "--lr", 1e-2, "--warmup", 0)
     whole = losses(run)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "save_checkpoint", keep_copies)
-        arguments = [*small[:-1], tmp_path / "again", "--steps", 6, "--save-every", 3]
-        program("gpt2_train", *arguments, "--lr", 1e-2, "--warmup", 0)
-    assert program("gpt2_train", "--resume", tmp_path / "again" / "step3.npz")[0] == 0
-    assert losses(tmp_path / "again") == whole
+    again = tmp_path / "again"
+    arguments = [*small[:-1], again, "--steps", 6, "--save-every", 2, "--keep", 1]
+    program("gpt2_train", *arguments, "--lr", 1e-2, "--warmup", 0)
+    assert checkpoints(again) == {"checkpoint.npz": 6, "checkpoint-00000004.npz": 4}
+    earlier = again / "checkpoint-00000004.npz"
+    status, *_ = program("gpt2_train", "--resume", earlier, "--save-every", 1, "--keep", 2)
+    assert status == 0
+    assert losses(again) == whole
+    # The steps after the earlier checkpoint are those of the new run only.
+    assert checkpoints(again) == {f"checkpoint-{n:08}.npz": n for n in (4, 5)} | {
+        "checkpoint.npz": 6
+    }
 
 
-def keep_copies(path, meta, arrays):
-    save_checkpoint(path, meta, arrays)
-    shutil.copy(path, path.with_name(f"step{meta['step']}.npz"))
+def checkpoints(folder):
+    """The step of every checkpoint in a run's folder."""
+    return {path.name: read_meta(path)["step"] for path in folder.glob("*.npz")}
 
 
 # --- what goes wrong while running: exit status 1, and nothing is lost ---
@@ -502,13 +507,33 @@ def test_out_that_is_a_file(program, small, tmp_path):
     assert "is a file" in refused(program, *small)
 
 
-def test_a_damaged_checkpoint(program, small, tmp_path):
-    program("gpt2_train", *small, "--steps", 1)
-    path = tmp_path / "run" / "checkpoint.npz"
+def test_a_damaged_checkpoint_is_passed_over(program, small, tmp_path):
+    run = tmp_path / "run"
+    program("gpt2_train", *small, "--steps", 6, "--save-every", 2)
+    whole = losses(run)
+    path = run / "checkpoint.npz"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    status, out, err = program("gpt2_train", "--resume", run)
+    assert status == 0
+    assert f"passed over: {path} is damaged" in err
+    assert "step    5/6" in out
+    assert "step    4/6" not in out
+    assert losses(run) == whole
     path.write_bytes(path.read_bytes()[:-100])
-    assert "checkpoint.npz is damaged" in refused(
-        program, "--resume", tmp_path / "run", "--steps", 2
-    )
+    (run / "checkpoint-00000004.npz").write_bytes(b"")
+    assert "no whole checkpoint" in refused(program, "--resume", run, "--steps", 9)
+    assert "checkpoint.npz is damaged" in refused(program, "--resume", path, "--steps", 9)
+
+
+def test_without_its_newest_checkpoint_a_run_is_still_one(program, small, tmp_path):
+    """As when the power fails between two renamings."""
+    program("gpt2_train", *small, "--steps", 2, "--save-every", 1)
+    (tmp_path / "run" / "checkpoint.npz").unlink()
+    assert "holds a run already" in refused(program, *small)
+    assert program("sample", tmp_path / "run", "--max-tokens", 3)[0] == 0
+    assert program("gpt2_train", "--resume", tmp_path / "run", "--steps", 3)[0] == 0
 
 
 def test_help_is_a_page_for_a_person(program):
