@@ -74,6 +74,8 @@ def without(
         dx += rstd * dnorm.mean(axis=1, keepdims=True)
     elif term == "variance":
         dx += rstd * norm * (dnorm * norm).mean(axis=1, keepdims=True)
+    elif term == "1/C":
+        dx = rstd * dnorm + x.shape[1] * (dx - rstd * dnorm)
     elif term == "rstd":
         dx /= rstd
     return dx
@@ -176,6 +178,13 @@ grade = Grader(
             "The weight is missing: what reaches norm is not dout but dnorm = dout * weight.": (
                 lambda **case: without("weight", **case)
             ),
+            "The weight comes too late. It belongs inside the bracket: dnorm = dout * weight is "
+            "what both means are taken of.": lambda dout, x, weight, mean, rstd: (
+                weight * without("weight", dout, x, weight, mean, rstd)
+            ),
+            "You took two sums where the line has two means: both come with 1/C.": (
+                lambda **case: without("1/C", **case)
+            ),
             "Your two means are taken over the rows of the batch. They belong to one row: over its "
             "channels, axis=1, and keepdims=True.": (
                 lambda dout, x, weight, mean, rstd: (
@@ -204,6 +213,9 @@ grade = Grader(
                     (dout - unit(x) * (dout * unit(x)).mean(axis=1, keepdims=True))
                     / np.linalg.norm(x, axis=1, keepdims=True)
                 )
+            ),
+            "The sum over j is missing: x_i moves the length, and the length moves every output.": (
+                lambda dout, x: dout * (1 - unit(x) ** 2) / np.linalg.norm(x, axis=1, keepdims=True)
             ),
             "The length seems to be that of the whole array. Every row has its own.": (
                 lambda dout, x: unit_dx(dout.reshape(1, -1), x.reshape(1, -1)).reshape(x.shape)

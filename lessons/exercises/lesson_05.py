@@ -155,6 +155,21 @@ grade = Grader(
             "The derivative of u is missing: tanh(u) changes by 1 - t^2 times what u changes.": (
                 lambda dout, x: dout * ((1 + tanh_u(x)) / 2 + x * (1 - tanh_u(x) ** 2) / 2)
             ),
+            "sqrt(2/pi) is missing in the derivative of u: SCALE stands in front of its bracket.": (
+                lambda dout, x: (
+                    dout
+                    * ((1 + tanh_u(x)) / 2 + x * (1 - tanh_u(x) ** 2) / 2 * (1 + 3 * CUBIC * x**2))
+                )
+            ),
+            "The second term has lost its x: t moves, and x / 2 stands in front of it.": (
+                lambda dout, x: (
+                    dout
+                    * (
+                        (1 + tanh_u(x)) / 2
+                        + (1 - tanh_u(x) ** 2) / 2 * SCALE * (1 + 3 * CUBIC * x**2)
+                    )
+                )
+            ),
             "The 3 of the cubic term is missing: the derivative of x^3 is 3 x^2.": (
                 lambda dout, x: (
                     dout

@@ -61,7 +61,11 @@ CASES = [
 ]
 LOSS_CASES = [
     *({name: case[name] for name in ("logits", "targets")} for case in CASES),
-    {"logits": 1000 * RNG.standard_normal((3, 4)), "targets": np.array([0, 3, 1])},
+    # exp overflows, and the targets' probabilities are so small that hardly a bit of them is left.
+    {
+        "logits": 1000 + np.array([[0.0, -743.7, -50, -90], [-742.9, -60, 0, -80]]),
+        "targets": np.array([1, 0]),
+    },
 ]
 CLASSIFIER_CASES = [
     {
@@ -99,6 +103,13 @@ grade = Grader(
             "You took the mean. Return the loss of every row; the mean comes later.": (
                 lambda logits, targets: cross_entropy(logits, targets).mean()
             ),
+            "The logarithm comes too late: the target's probability has been rounded to next to "
+            "nothing. Subtract instead: lse less the target's logit.": lambda logits, targets: (
+                -np.log(stable_softmax(logits)[np.arange(len(logits)), targets])
+            ),
+            "You took off each row's maximum inside the sum. Add it to the logarithm again.": (
+                lambda logits, targets: cross_entropy(logits, targets) - logits.max(axis=1)
+            ),
             "That is log-sum-exp. The target's own logit is still to be taken off.": (
                 lambda logits, targets: (
                     cross_entropy(logits, targets) + logits[np.arange(len(logits)), targets]
@@ -118,6 +129,11 @@ grade = Grader(
             "probabilities, too.": lambda dout, z, p: dout * p * (1 - p),
             "The sum in the bracket is one of p * dout: the probability is missing in it.": (
                 lambda dout, z, p: p * (dout - dout.sum(axis=1, keepdims=True))
+            ),
+            "You took the plain mean of dout. The average is weighted with the probabilities: "
+            "(dout * p).sum.": lambda dout, z, p: p * (dout - dout.mean(axis=1, keepdims=True)),
+            "p stands in front of the whole bracket: of the average, too.": lambda dout, z, p: (
+                p * dout - (dout * p).sum(axis=1, keepdims=True)
             ),
             "The sum in the bracket runs over the rows of the batch. Rows know nothing of each "
             "other: over the vocabulary, axis=1, keepdims=True.": (
@@ -148,6 +164,10 @@ grade = Grader(
             "That is p: the 1 at each row's target is still to be taken off.": (
                 lambda dout, logits, targets: stable_softmax(logits) * dout[:, None]
             ),
+            "You took the 1 off after multiplying by dout. First p − y, then every row times its "
+            "dout.": lambda dout, logits, targets: (
+                stable_softmax(logits) * dout[:, None] - np.eye(logits.shape[1])[targets]
+            ),
             "That is y − p, the way downhill. The gradient points uphill: p − y.": (
                 lambda dout, logits, targets: -cross_entropy_dlogits(dout, logits, targets)
             ),
@@ -162,6 +182,7 @@ grade = Grader(
         CLASSIFIER_CASES,
         ["dx", "dweight"],
         mean_loss,
+        factors=lambda dout, x, weight, targets: {"dout": dout, "1/N": 1 / len(x)},
         mistakes={
             "Those are the gradients of the *sum* of the losses. Of the mean they are smaller by "
             "the number of rows: divide dout by N, once, at the top.": (

@@ -65,6 +65,24 @@ def scaled_by_channels(qkv: np.ndarray, num_heads: int) -> np.ndarray:
     return multi_head(np.hstack([qkv[:, :C] / math.sqrt(num_heads), qkv[:, C:]]), num_heads)
 
 
+def rows_for_channels(qkv: np.ndarray, num_heads: int) -> np.ndarray:
+    """One reshape cuts the array anywhere: its parts are not those of a token."""
+    T, C = len(qkv), qkv.shape[1] // 3
+    q, k, v = qkv.reshape(3, num_heads, T, C // num_heads)
+    return np.hstack([attention(*head) for head in zip(q, k, v, strict=True)])
+
+
+def without_mask(qkv: np.ndarray, num_heads: int) -> np.ndarray:
+    q, k, v = split_in_heads(qkv, "3HD", H=num_heads, D=qkv.shape[1] // 3 // num_heads)
+    probs = softmax(q @ k.swapaxes(1, 2) / math.sqrt(q.shape[2]))
+    return np.hstack(list(probs @ v))
+
+
+def without_scale(qkv: np.ndarray, num_heads: int) -> np.ndarray:
+    C = qkv.shape[1] // 3
+    return multi_head(np.hstack([qkv[:, :C] * math.sqrt(C / num_heads), qkv[:, C:]]), num_heads)
+
+
 def score_cases() -> list[dict[str, np.ndarray]]:
     """The second case is large: exp of it overflows unless the largest score is taken away."""
     rng = np.random.default_rng(7)
@@ -118,6 +136,8 @@ grade = Grader(
             "The scores are divided by D, and should be by its square root.": (
                 lambda q, k, v: causal_softmax(q @ k.T / q.shape[1]) @ v
             ),
+            "You divided the probabilities by sqrt(D). It belongs to the scores, before the "
+            "softmax.": lambda q, k, v: causal_softmax(q @ k.T) / math.sqrt(q.shape[1]) @ v,
             "You took the square root of the number of positions: D is the size of a head, the "
             "last axis.": lambda q, k, v: causal_softmax(q @ k.T / math.sqrt(len(q))) @ v,
             "That mixes with the probabilities transposed: query t must use row t.": (
@@ -143,6 +163,10 @@ grade = Grader(
             ),
             "You split the row as (H, 3, D). First come all queries, then all keys, then all "
             "values: (3, H, D).": with_axes("H3D"),
+            "That reshape mixes tokens: first name the axes as they lie, (T, 3, H, D), then "
+            "reorder them with transpose.": rows_for_channels,
+            "There is no mask: a query sees what comes after it.": without_mask,
+            "The scores are not divided by sqrt(D).": without_scale,
             "The scores are divided by sqrt(C). It is the size of a head that counts.": (
                 scaled_by_channels
             ),

@@ -79,6 +79,17 @@ def layernorm_dx_no_weight(dout, x, weight, mean, rstd):
     return rstd[:, None] * (dout - dout.mean(1)[:, None] - norm * (dout * norm).mean(1)[:, None])
 
 
+def layernorm_dx_weight_late(dout, x, weight, mean, rstd):
+    norm = (x - mean[:, None]) * rstd[:, None]
+    bracket = dout - dout.mean(1)[:, None] - norm * (dout * norm).mean(1)[:, None]
+    return rstd[:, None] * bracket * weight
+
+
+def layernorm_dx_sums(dout, x, weight, mean, rstd):
+    norm, dnorm = (x - mean[:, None]) * rstd[:, None], dout * weight
+    return rstd[:, None] * (dnorm - dnorm.sum(1)[:, None] - norm * (dnorm * norm).sum(1)[:, None])
+
+
 def layernorm_dx_over_rows(dout, x, weight, mean, rstd):
     norm, dnorm = (x - mean[:, None]) * rstd[:, None], dout * weight
     return rstd[:, None] * (dnorm - dnorm.mean(0) - norm * (dnorm * norm).mean(0))
@@ -102,6 +113,11 @@ def unit_dx_mean(dout, x):
     return dout / length - x * (x * dout).mean(1, keepdims=True) / length**3
 
 
+def unit_dx_no_sum(dout, x):
+    length = np.sqrt((x * x).sum(1, keepdims=True))
+    return dout / length - x * x * dout / length**3
+
+
 def unit_dx_whole_array(dout, x):
     length = np.sqrt((x * x).sum())
     return dout / length - x * (x * dout).sum() / length**3
@@ -120,10 +136,13 @@ MISTAKES = [
     (layernorm_dx_no_variance, "The term of the variance is missing"),
     (layernorm_dx_no_rstd, "rstd is missing in front of the bracket"),
     (layernorm_dx_no_weight, "The weight is missing"),
+    (layernorm_dx_weight_late, "The weight comes too late"),
+    (layernorm_dx_sums, "both come with 1/C"),
     (layernorm_dx_over_rows, "keepdims=True"),
     (layernorm_dx_no_keepdims, "it stopped with ValueError"),
     (unit_dx_constant_length, "But x moves it"),
     (unit_dx_wrong_sign, "wrong sign"),
     (unit_dx_mean, "no 1/C in it"),
+    (unit_dx_no_sum, "The sum over j is missing"),
     (unit_dx_whole_array, "Every row has its own"),
 ]

@@ -61,6 +61,17 @@ def gelu_dx_no_inner(dout, x):
     return dout * (0.5 * (1 + t) + 0.5 * x * (1 - t * t))
 
 
+def gelu_dx_no_scale(dout, x):
+    t = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    return dout * ((1 + t) / 2 + x * (1 - t * t) / 2 * (1 + 3 * 0.044715 * x * x))
+
+
+def gelu_dx_no_x(dout, x):
+    s = np.sqrt(2 / np.pi)
+    t = np.tanh(s * (x + 0.044715 * x**3))
+    return dout * ((1 + t) / 2 + (1 - t * t) / 2 * s * (1 + 3 * 0.044715 * x * x))
+
+
 def gelu_dx_no_three(dout, x):
     t = np.tanh(SCALE * (x + CUBIC * x**3))
     return dout * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * SCALE * (1 + CUBIC * x**2))
@@ -112,6 +123,8 @@ MISTAKES = [
     (gelu_exact_dx_no_dout, "times dout"),
     (gelu_exact_dx_no_x, "the product rule gives one x"),
     (gelu_dx_no_inner, "The derivative of u is missing"),
+    (gelu_dx_no_scale, "sqrt(2/pi) is missing"),
+    (gelu_dx_no_x, "The second term has lost its x"),
     (gelu_dx_no_three, "The 3 of the cubic term is missing"),
     (gelu_dx_half_rule, "t depends on x, too"),
     (gelu_dx_exact, "That is the derivative of the exact GELU"),

@@ -55,6 +55,15 @@ def cross_entropy_mean(logits, targets):
     return cross_entropy(logits, targets).mean()
 
 
+def cross_entropy_log_of_softmax(logits, targets):
+    return -np.log(stable_softmax(logits)[np.arange(len(targets)), targets])
+
+
+def cross_entropy_without_maximum(logits, targets):
+    sums = np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
+    return np.log(sums) - logits[np.arange(len(targets)), targets]
+
+
 def softmax_dz_direct(dout, z, p):
     return p * dout
 
@@ -65,6 +74,14 @@ def softmax_dz_diagonal(dout, z, p):
 
 def softmax_dz_unweighted(dout, z, p):
     return p * (dout - dout.sum(1, keepdims=True))
+
+
+def softmax_dz_plain_mean(dout, z, p):
+    return p * (dout - dout.mean(1, keepdims=True))
+
+
+def softmax_dz_half_bracket(dout, z, p):
+    return p * dout - (p * dout).sum(1, keepdims=True)
 
 
 def softmax_dz_over_rows(dout, z, p):
@@ -93,6 +110,12 @@ def cross_entropy_dlogits_without_target(dout, logits, targets):
     return stable_softmax(logits) * dout[:, None]
 
 
+def cross_entropy_dlogits_dout_first(dout, logits, targets):
+    p = stable_softmax(logits) * dout[:, None]
+    p[np.arange(len(p)), targets] -= 1
+    return p
+
+
 def cross_entropy_dlogits_downhill(dout, logits, targets):
     return -cross_entropy_dlogits(dout, logits, targets)
 
@@ -106,21 +129,31 @@ def classifier_backward_of_the_sum(dout, x, weight, targets):
     return dx * len(x), dweight * len(x)
 
 
+def classifier_backward_without_dout(dout, x, weight, targets):
+    return classifier_backward(1.0, x, weight, targets)
+
+
 MISTAKES = [
     (stable_softmax_overflowing, "take each row's maximum off first"),
     (stable_softmax_over_everything, "Each row has to add up to 1 by itself"),
     (cross_entropy_positive, "*negative* logarithm"),
     (cross_entropy_mean, "Return the loss of every row"),
+    (cross_entropy_log_of_softmax, "The logarithm comes too late"),
+    (cross_entropy_without_maximum, "Add it to the logarithm again"),
     (softmax_dz_direct, "The second term is missing"),
     (softmax_dz_diagonal, "the diagonal of the Jacobian alone"),
     (softmax_dz_unweighted, "the probability is missing in it"),
+    (softmax_dz_plain_mean, "weighted with the probabilities"),
+    (softmax_dz_half_bracket, "in front of the whole bracket"),
     (softmax_dz_over_rows, "Rows know nothing of each other"),
     (softmax_dz_sign, "wrong sign"),
     (softmax_dz_of_one_row, "has shape (5,), and should have (3, 5)"),
     (cross_entropy_dlogits_all_pairs, "Each row has one target"),
     (cross_entropy_dlogits_mean, "You have divided by N"),
     (cross_entropy_dlogits_without_target, "the 1 at each row's target"),
+    (cross_entropy_dlogits_dout_first, "First p − y"),
     (cross_entropy_dlogits_downhill, "The gradient points uphill"),
     (cross_entropy_dlogits_without_dout, "its own dout"),
+    (classifier_backward_without_dout, "dout is missing"),
     (classifier_backward_of_the_sum, "divide dout by N, once, at the top"),
 ]

@@ -67,6 +67,10 @@ def attention_without_mask(q, k, v):
     return weights @ v / weights.sum(1, keepdims=True)
 
 
+def attention_scale_late(q, k, v):
+    return attention_without_scale(q, k, v) / np.sqrt(q.shape[1])
+
+
 def attention_mixing_by_columns(q, k, v):
     weights = np.tril(np.exp(q @ k.T / np.sqrt(q.shape[1])))
     return (weights / weights.sum(1, keepdims=True)).T @ v
@@ -85,6 +89,27 @@ def multi_head_heads_outside(qkv, num_heads):
     return out.transpose(1, 0, 2).reshape(T, -1)
 
 
+def multi_head_one_reshape(qkv, num_heads):
+    T = len(qkv)
+    q, k, v = qkv.reshape(3, num_heads, T, -1)
+    out = np.stack([attention(*head) for head in zip(q, k, v, strict=True)])
+    return out.transpose(1, 0, 2).reshape(T, -1)
+
+
+def multi_head_without_mask(qkv, num_heads):
+    T = len(qkv)
+    q, k, v = qkv.reshape(T, 3, num_heads, -1).transpose(1, 2, 0, 3)
+    out = np.stack([attention_without_mask(*head) for head in zip(q, k, v, strict=True)])
+    return out.transpose(1, 0, 2).reshape(T, -1)
+
+
+def multi_head_without_scale(qkv, num_heads):
+    T = len(qkv)
+    q, k, v = qkv.reshape(T, 3, num_heads, -1).transpose(1, 2, 0, 3)
+    out = np.stack([attention_without_scale(*head) for head in zip(q, k, v, strict=True)])
+    return out.transpose(1, 0, 2).reshape(T, -1)
+
+
 def by_distance_over_all_queries(probs):
     T = len(probs)
     return np.array([np.trace(probs, -d) / T for d in range(T)])
@@ -98,6 +123,10 @@ MISTAKES = [
     (attention_without_square_root, "should be by its square root"),
     (attention_without_mask, "There is no mask"),
     (attention_mixing_by_columns, "query t must use row t"),
+    (attention_scale_late, "It belongs to the scores"),
+    (multi_head_one_reshape, "That reshape mixes tokens"),
+    (multi_head_without_mask, "There is no mask"),
+    (multi_head_without_scale, "not divided by sqrt(D)"),
     (multi_head_not_brought_back, "(H, T, D) has to become (T, H, D)"),
     (multi_head_heads_outside, "First come all queries"),
     (by_distance_over_all_queries, "Only T - d queries"),
