@@ -141,7 +141,7 @@ def _describe(exercise: Exercise, pairs: list[tuple[Any, Any]]) -> str:
             return f"has shape {np.shape(got)} for {np.shape(want)}: is it transposed?"
         return f"has shape {np.shape(got)}, and should have {np.shape(want)}."
     if not all(np.isfinite(got).all() for got, _ in pairs):
-        return "is not finite: is something divided by zero, or exp of something large?"
+        return "is not finite: is it divided by 0, the log of 0, or exp of something large?"
     if not any(np.any(got) for got, _ in pairs):
         return "is zero everywhere."
     same_shapes = all(np.shape(got) == np.shape(want) for got, want in pairs)
@@ -188,10 +188,16 @@ def _error(got: Any, want: Any) -> float:
     if not isinstance(want, np.ndarray | float | int | np.number):
         return 0.0 if got == want else math.inf
     try:
-        got = np.asarray(got, np.float64)
+        got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     except (TypeError, ValueError):
         return math.inf
-    if got.shape != np.shape(want) or not np.isfinite(got).all():
+    if got.shape != want.shape:
+        return math.inf
+    finite = np.isfinite(want)
+    if not np.array_equal(got[~finite], want[~finite], equal_nan=True):
+        return math.inf
+    got, want = got[finite], want[finite]
+    if not np.isfinite(got).all():
         return math.inf
     scale = max(float(np.max(np.abs(want), initial=0)), 1e-2)
     return float(np.max(np.abs(got - want), initial=0)) / scale

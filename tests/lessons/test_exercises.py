@@ -123,6 +123,28 @@ def test_a_single_number_is_a_multiple_only_if_it_always_is(capsys, wrong, words
     assert "depends on the sizes" not in out
 
 
+def test_results_and_known_mistakes_may_be_infinite(capsys):
+    def logarithm(x):
+        return np.log(x)
+
+    cases = [{"x": np.array([0.0, 1.0, 2.0])}]
+    grade = Grader(
+        Exercise(logarithm, cases, ["y"], mistakes={"A root.": lambda x: np.sqrt(x - 1)})
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        assert grade(logarithm) is logarithm
+        grade(named(lambda x: np.log(x + 1e-12), "logarithm"))
+        grade(named(lambda x: (x - 1) ** 0.5, "logarithm"))
+    out = capsys.readouterr().out
+    assert "is right in 67%" in out
+    assert "A root." in out
+
+
+def named(function, name):
+    function.__name__ = name
+    return function
+
+
 def test_the_case_that_is_wrong_is_shown(capsys):
     def digits(n):
         return str(n)
