@@ -8,12 +8,14 @@ it: the sum over all ranks, an all-reduce.
 """
 
 import atexit
+import math
 import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ CHUNK = 4 * 1024 * 1024
 BEAT = 1.0  # seconds between two signs of life
 SILENCE = 30.0  # seconds without one, after which a rank is given up
 PARTING = 5.0  # seconds in which an error that all ranks have reaches all of them
+
+GO_ON = "go on from its last checkpoint with --resume"
 
 
 class Ranks:
@@ -89,6 +93,8 @@ class MPIRanks(Ranks):
     """All processes that MPI has started together; `with` it, only rank 0 is heard."""
 
     def __init__(self) -> None:
+        # Open MPI would else end the others in the middle of a call when it misses one.
+        os.environ.setdefault("OMPI_MCA_mpi_ft_enable", "true")
         try:
             from mpi4py import MPI
         except ImportError as error:
@@ -118,20 +124,44 @@ class MPIRanks(Ranks):
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         """Wait for the others; an error that not all of them have ends them, too."""
-        everyone = self._comm.Ibarrier()
-        deadline = time.monotonic() + PARTING
-        while not everyone.Test():
-            if error and time.monotonic() > deadline:
-                atexit.register(self._comm.Abort, 1)  # runs after the error has been told
+        if self._all_arrive(PARTING if error else math.inf):
+            self._closing.set()
+            if self._watch.is_alive():
+                self._watch.join()
+            return
+        atexit.register(self._comm.Abort, 1)  # runs after the error has been told
+        dead = self._dead()
+        if dead:
+            living = next(rank for rank in range(self.size) if rank not in dead)
+            if self.rank == living:
                 sys.stderr = sys.__stderr__
-                print(f"{self._name()} has failed:", file=sys.stderr)
-                if isinstance(error, self._mpi.Exception):
-                    raise RunError(f"MPI says {error}; is another rank gone?") from error
-                return
-            time.sleep(0.01)
-        self._closing.set()
-        if self._watch.is_alive():
-            self._watch.join()
+            names = ", ".join(self._names[rank] for rank in dead)
+            raise RunError(f"{names} has died, so the run has ended; {GO_ON}") from error
+        sys.stderr = sys.__stderr__
+        print(f"{self._name()} has failed:", file=sys.stderr)
+        if isinstance(error, self._mpi.Exception):
+            raise RunError(f"MPI says {error}; {GO_ON}") from error
+
+    def _all_arrive(self, seconds: float) -> bool:
+        """Whether all ranks come to this point in so many seconds."""
+        deadline = time.monotonic() + seconds
+        try:
+            everyone = self._comm.Ibarrier()
+            while not everyone.Test():
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.01)
+        except self._mpi.Exception:
+            return False
+        return True
+
+    def _dead(self) -> list[int]:
+        """The ranks that are known to have died."""
+        try:
+            dead = self._comm.Get_failed()
+            return list(dead.Translate_ranks(None, self._comm.group))
+        except (NotImplementedError, AttributeError, self._mpi.Exception):
+            return []  # an MPI, or an mpi4py, that does not know
 
     def describe(self) -> str:
         return (
@@ -152,7 +182,10 @@ class MPIRanks(Ranks):
         return result
 
     def total(self, value: float) -> float:
-        return self._comm.allreduce(float(value))
+        # Not `allreduce`, whose first call holds the interpreter, and so stops the watch.
+        result = np.array([value], np.float64)
+        self._comm.Allreduce(self._mpi.IN_PLACE, result)
+        return float(result[0])
 
     def sum(self, flat: np.ndarray) -> None:
         for chunk in _chunks(flat, CHUNK):
@@ -195,6 +228,10 @@ class MPIRanks(Ranks):
         MPI notices that a process has died where mpirun can see it; not a machine that has lost its
         power or its network, nor a process that was stopped.
         """
+        with suppress(self._mpi.Exception):  # somebody has died, as the next exchange will show
+            self._exchange_signs()
+
+    def _exchange_signs(self) -> None:
         comm, after, before = self._signs, (self.rank + 1) % self.size, (self.rank - 1) % self.size
         sent, beat, heard = self._mpi.REQUEST_NULL, bytearray(1), time.monotonic()
         while not self._closing.wait(BEAT):
@@ -206,7 +243,7 @@ class MPIRanks(Ranks):
             if time.monotonic() - heard > SILENCE:
                 print(
                     f"error: nothing was heard of {self._names[before]} for {SILENCE:.0f} seconds, "
-                    "so the run has ended; go on from its last checkpoint with --resume",
+                    f"so the run has ended; {GO_ON}",
                     file=sys.__stderr__,
                     flush=True,
                 )

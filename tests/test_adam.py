@@ -60,6 +60,34 @@ def test_steps_are_the_formula(monkeypatch, dtype, tolerance, max_norm, tile):
     np.testing.assert_allclose(params.flat, expected, rtol=0, atol=tolerance)
 
 
+def test_parts_together_are_the_whole():
+    """As with ZeRO: each of several optimisers has the moments of its part only."""
+    (params, grads), (same_params, same_grads) = buffers(), buffers()
+    size = params.flat.size
+    options = {"lr": 0.1, "weight_decay": 0.3}
+    parts = [
+        AdamW(params, grads, part=slice(*edge), total=lambda _: grads.flat @ grads.flat, **options)
+        for edge in itertools.pairwise([0, 7, 8, size // 2 + 3, size])
+    ]
+    whole = AdamW(same_params, same_grads, **options)
+    for g in gradients(size, 3):
+        grads.flat[:] = same_grads.flat[:] = g
+        norm = whole.step(max_norm=2.0)
+        assert [part.step(max_norm=2.0) for part in parts] == pytest.approx([norm] * 4)
+    np.testing.assert_allclose(params.flat, same_params.flat, rtol=1e-12)
+    np.testing.assert_allclose(np.concatenate([part.m for part in parts]), whole.m, rtol=1e-12)
+    np.testing.assert_allclose(np.concatenate([part.v for part in parts]), whole.v, rtol=1e-12)
+
+
+def test_the_norm_is_that_of_all_parts():
+    params, grads = buffers()
+    grads.flat[:] = gradients(grads.flat.size, 1)[0]
+    half = grads.flat.size // 2
+    rest = float(np.sum(grads.flat[half:] ** 2))
+    optimizer = AdamW(params, grads, part=slice(0, half), total=lambda own: own + rest)
+    assert optimizer.grad_norm() == pytest.approx(np.linalg.norm(grads.flat))
+
+
 def test_the_optimizer_s_own_rate_is_the_default():
     (params, grads), (same_params, same_grads) = buffers(), buffers()
     grads.flat[:] = same_grads.flat[:] = 1
@@ -74,13 +102,13 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     optimizer = AdamW(params, grads, lr=0.1)
     grads.flat[:] = 1
     optimizer.step()
-    before = [buffer.flat.copy() for buffer in (params, optimizer.m, optimizer.v)]
+    before = [array.copy() for array in (params.flat, optimizer.m, optimizer.v)]
 
     grads.qkvw[1, 3, 4] = bad
     with pytest.raises(RunError, match=r"gradient norm is (nan|inf)"):
         optimizer.step(max_norm=1.0)
 
-    after = [buffer.flat for buffer in (params, optimizer.m, optimizer.v)]
+    after = [params.flat, optimizer.m, optimizer.v]
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new)
     assert optimizer.num_steps == 1

@@ -2,12 +2,15 @@
 
 import csv
 import functools
+import itertools
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +20,8 @@ import gpt2
 import llama2
 import options
 import train
-from checkpoint import read_meta
-from dataloader import write_shard
+from checkpoint import read_meta, save_checkpoint
+from dataloader import DataLoader, write_shard
 from formats import llama2_c
 from formats.weights import Parts, Weights
 from gpt2 import GPT2Config
@@ -320,7 +323,107 @@ def checkpoints(folder):
     return {path.name: read_meta(path)["step"] for path in folder.glob("*.npz")}
 
 
+def test_a_checkpoint_written_in_the_background_is_the_same(program, small, tmp_path, monkeypatch):
+    """Slowly, so that only whoever waits before the next update leaves it as it was."""
+
+    def save_slowly(path, meta, arrays, keep):
+        before = [array.copy() for array in arrays.values()]
+        time.sleep(0.1)
+        assert all(map(np.array_equal, before, arrays.values()))
+        saved_in.append(threading.current_thread())
+        save_checkpoint(path, meta, arrays, keep)
+
+    saved_in = []
+    arguments = ["--steps", 6, "--save-every", 2]
+    program("gpt2_train", *small, *arguments)
+    monkeypatch.setattr(train, "save_checkpoint", save_slowly)
+    out = tmp_path / "async"
+    status, _, err = program("gpt2_train", *small[:-1], out, *arguments, "--checkpoint-async")
+    assert (status, err) == (0, "")
+    assert len(saved_in) == 3
+    assert threading.main_thread() not in saved_in
+    assert losses(out) == losses(tmp_path / "run")
+    assert checkpoints(out) == {"checkpoint.npz": 6, "checkpoint-00000004.npz": 4}
+    one, two = (np.load(each / "checkpoint.npz") for each in (out, tmp_path / "run"))
+    assert all(np.array_equal(one[name], two[name]) for name in ("params", "m", "v"))
+
+
 # --- what goes wrong while running: exit status 1, and nothing is lost ---
+
+
+def spoil(monkeypatch, steps, loss):
+    """Let the training loss of the passes with these numbers be another."""
+    forward, passes = gpt2.GPT2.forward, itertools.count(1)
+
+    def spoilt(self, tokens, targets=None, **options):
+        result = forward(self, tokens, targets, **options)
+        return loss if targets is not None and next(passes) in steps else result
+
+    monkeypatch.setattr(gpt2.GPT2, "forward", spoilt)
+
+
+ROLLBACK = ["--on-spike", "rollback", "--steps", 9, "--save-every", 20, "--val-every", 20]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_batch_is_left_out(program, small, tmp_path, monkeypatch, bad):
+    spoil(monkeypatch, [4], bad)
+    status, out, _ = program("gpt2_train", *small, *ROLLBACK)
+    assert status == 0
+    assert f"step 4: the loss is {bad}; back to step 0, without the batches since then" in out
+    log = rows(tmp_path / "run")
+    assert [int(row["step"]) for row in log] == list(range(1, 10))
+    assert [int(row["rollbacks"]) for row in log] == [1] * 9
+    meta = read_meta(tmp_path / "run" / "checkpoint.npz")
+    assert meta["rollbacks"] == 1
+    assert meta["loader"]["position"] == 4 * (9 + 4)
+
+    # The weights are those of a run that has never seen the first four batches.
+    monkeypatch.setattr(DataLoader, "reset", lambda self: skip(self, 4 * 4))
+    program("gpt2_train", *small[:-1], tmp_path / "clean", "--steps", 9, "--val-every", 20)
+    assert [row[:2] for row in losses(tmp_path / "clean")] == [
+        row[:2] for row in losses(tmp_path / "run")
+    ]
+
+
+def skip(loader, windows):
+    loader.restore({"epoch": 0, "position": windows, "windows": loader.num_windows})
+
+
+def test_what_goes_wrong_again_and_again_ends_the_run(program, small, tmp_path, monkeypatch):
+    spoil(monkeypatch, range(8, 99), float("nan"))
+    status, out, err = program("gpt2_train", *small, *ROLLBACK[:-4], "--save-every", 5)
+    assert status == 1
+    assert out.count("back to step 5") == 3
+    assert "the loss is nan, so training has stopped" in err
+    assert f"{tmp_path / 'run'} has step 5" in err
+
+
+def test_a_jump_of_the_loss(program, small, tmp_path, monkeypatch):
+    arguments = ["--steps", 30, "--save-every", 10, "--val-every", 99]
+    for what, status in (("ignore", 0), ("stop", 1), ("rollback", 0)):
+        with monkeypatch.context() as patch:
+            spoil(patch, [27], 7.5)  # two passes were to see whether a checkpoint works
+            out = tmp_path / what
+            got, printed, err = program(
+                "gpt2_train", *small[:-1], out, *arguments, "--on-spike", what
+            )
+        assert got == status, what
+        if what == "stop":
+            assert "step 25: the loss has jumped to 7.5000 from a mean of" in err
+        if what == "rollback":
+            assert "step 25: the loss has jumped" in printed
+            assert "back to step 20" in printed
+            assert len(rows(out)) == 30
+
+
+def test_what_a_jump_is():
+    calm = [4.0, 4.1] * 10
+    assert not train.is_spike(4.5, calm)
+    assert train.is_spike(4.6, calm)
+    assert not train.is_spike(4.6, [3.0, 5.0] * 10)  # where losses differ much, 4.6 is usual
+    assert not train.is_spike(99.0, calm[:-1])  # too few to know
+    assert not train.is_spike(1.0, calm)
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(program, small, tmp_path):

@@ -1,0 +1,150 @@
+"""Many ranks train as one would, share Adam's moments, and stop and go on together."""
+
+import csv
+import re
+import signal
+
+import numpy as np
+import psutil
+import pytest
+
+from checkpoint import load_arrays, read_meta
+
+STEPS = 20
+SETTINGS = ["--preset", "tiny", "--seq-len", 16, "--warmup", 2, "--val-every", 10]
+SETTINGS += ["--val-batches", 3, "--save-every", 10, "--sample-every", 20]
+
+
+def rows(folder):
+    with (folder / "log.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def losses(folder):
+    names = ("train_loss", "val_loss", "grad_norm", "learning_rate")
+    return np.array([[float(row[name] or "nan") for name in names] for row in rows(folder)])
+
+
+@pytest.fixture
+def train(mpirun, corpus, tmp_path):
+    """Train on so many ranks, into a folder of tmp_path: what was printed."""
+
+    def run(num_ranks, name, *arguments):
+        folder = tmp_path / name
+        new = [*SETTINGS, "--data", corpus, "--out", folder, "--steps", STEPS]
+        begin = ["--resume", folder] if folder.exists() else new
+        process = mpirun(num_ranks, "gpt2_train.py", *begin, *arguments)
+        out, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+        return out
+
+    return run
+
+
+def moments(folder):
+    path = folder / "checkpoint.npz"
+    size = np.load(path)["params"].size
+    arrays = {name: np.empty(size, np.float32) for name in ("params", "m", "v")}
+    load_arrays(path, arrays)
+    return arrays
+
+
+def test_ranks_train_as_one_does(train, tmp_path):
+    told = {
+        "one": train(1, "one", "--batch-size", 4),
+        "two": train(2, "two", "--batch-size", 2),
+        "two zero": train(2, "two zero", "--batch-size", 2, "--zero"),
+        "four": train(4, "four", "--batch-size", 1),
+        "four zero": train(4, "four zero", "--batch-size", 1, "--zero"),
+    }
+    expected = losses(tmp_path / "one")
+    assert len(expected) == STEPS
+    for name in told:
+        np.testing.assert_allclose(losses(tmp_path / name), expected, rtol=0, atol=1e-5)
+    train(4, "again", "--batch-size", 1, "--zero")
+    assert np.array_equal(losses(tmp_path / "again"), losses(tmp_path / "four zero"), True)
+
+    # The moments that a rank keeps, and that all together have saved.
+    m = {name: float(re.search(r"Adam's m ([\d.]+) MiB", text)[1]) for name, text in told.items()}
+    assert m["four zero"] == pytest.approx(m["four"] / 4, abs=0.05)
+    metas = [read_meta(tmp_path / name / "checkpoint.npz") for name in told]
+    for name in ("step", "batch_size", "loader"):
+        assert len({str(meta[name]) for meta in metas}) == 1
+    saved = moments(tmp_path / "one")
+    for name, array in moments(tmp_path / "four zero").items():
+        scale = np.abs(saved[name]).max()  # of single elements Adam can double a round-off
+        np.testing.assert_allclose(array, saved[name], rtol=0, atol=1e-3 * scale, err_msg=name)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(train, tmp_path):
+    train(2, "whole", "--batch-size", 2)
+    train(4, "run", "--batch-size", 1, "--zero", "--steps", 8, "--checkpoint-async")
+    train(2, "run", "--steps", 14)
+    train(1, "run", "--no-zero", "--steps", STEPS)
+    # Another number of steps is another schedule, so the whole run does the same.
+    train(1, "parts", "--batch-size", 4, "--steps", 8)
+    train(1, "parts", "--steps", 14)
+    train(1, "parts", "--steps", STEPS)
+    np.testing.assert_allclose(
+        losses(tmp_path / "run"), losses(tmp_path / "parts"), rtol=0, atol=1e-5
+    )
+    assert [int(row["step"]) for row in rows(tmp_path / "run")] == list(range(1, STEPS + 1))
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(train, mpirun, tmp_path):
+    train(1, "run", "--batch-size", 4, "--steps", 1)
+    process = mpirun(3, "gpt2_train.py", "--resume", tmp_path / "run", "--steps", 2)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.count("error: 3 ranks cannot share the 4 sequences") == 1
+
+
+def children(process, count):
+    """The ranks of an mpirun, in their order."""
+    found = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "gpt2_train.py" in child.cmdline() and "mpirun" not in child.cmdline()[0]
+    ]
+    ranks = [child for child in found if "prterun" not in child.cmdline()[0]]
+    assert len(ranks) == count
+    return sorted(ranks, key=lambda child: int(child.environ()["OMPI_COMM_WORLD_RANK"]))
+
+
+def until_step(process, step):
+    for line in process.stdout:
+        if line.startswith(f"step {step:>4}/"):
+            return
+    pytest.fail(process.stderr.read())
+
+
+@pytest.mark.parametrize(
+    ("number", "zero"),
+    [(signal.SIGTERM, ["--zero", "--checkpoint-async"]), (signal.SIGKILL, [])],
+)
+def test_a_signal_to_one_rank_stops_all_and_loses_nothing(
+    train, mpirun, corpus, tmp_path, number, zero
+):
+    """Over TCP, as between two machines."""
+    options = ["--mca", "btl", "tcp,self", "--mca", "pml", "ob1"]
+    settings = [*SETTINGS, *zero, "--data", corpus, "--batch-size", 2]
+    arguments = [*settings, "--out", tmp_path / "run", "--steps", 30]
+    process = mpirun(2, "gpt2_train.py", *arguments, options=options)
+    until_step(process, 13)
+    children(process, 2)[1].send_signal(number)
+    _, err = process.communicate(timeout=60)
+    done = read_meta(tmp_path / "run" / "checkpoint.npz")["step"]
+    if number == signal.SIGTERM:
+        assert f"stopped after step {done}, which is saved" in err
+        assert done >= 13
+    else:
+        # Whoever is faster says so: mpirun, or the other rank.
+        assert re.search(r"process rank 1 with PID|error: rank 1 on .* has died", err)
+        assert done >= 10
+        assert done % 10 == 0
+    assert process.returncode != 0
+    assert "Traceback" not in err
+
+    train(2, "run")
+    train(2, "whole", *zero, "--batch-size", 2, "--steps", 30)
+    assert np.array_equal(losses(tmp_path / "run"), losses(tmp_path / "whole"), True)

@@ -1,0 +1,94 @@
+"""Several processes agree, share, and tell one story when something goes wrong."""
+
+import signal
+
+import pytest
+
+# What each rank does; `case` is replaced.
+PROGRAM = """
+import os, signal, sys
+import numpy as np
+import ranks
+from errors import UserError, run_program
+ranks.CHUNK, ranks.SILENCE, ranks.PARTING = 1000, 3.0, 1.0
+
+def main():
+    with ranks.find_ranks() as r:
+        {case}
+        print("the end", r.rank, r.size)
+
+run_program(main)
+"""
+
+EVERYTHING = """
+        for size in (7, 1000, 2999, 6001):
+            mine = np.arange(size, dtype=np.float32) + r.rank
+            total = sum(np.arange(size, dtype=np.float32) + rank for rank in range(r.size))
+            x = mine.copy()
+            r.sum(x)
+            assert np.array_equal(x, total)
+            x, part = mine.copy(), r.part(size)
+            r.sum_parts(x)
+            assert np.array_equal(x[part], total[part])
+            r.share_parts(x)
+            assert np.array_equal(x, total)
+            pieces = [piece.copy() for piece in r.collect(total[part], size)]
+            assert np.array_equal(np.concatenate(pieces), total) if r.rank == 0 else not pieces
+        assert r.total(0.5 + r.rank) == sum(0.5 + rank for rank in range(r.size))
+        assert r.first(lambda: f"rank {r.rank}") == "rank 0"
+        assert r.on_machine == r.size
+"""
+
+
+def run(mpirun, num_ranks, case):
+    process = mpirun(num_ranks, "-c", PROGRAM.replace("{case}", case))
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_every_operation_is_what_it_says(mpirun, num_ranks):
+    status, out, err = run(mpirun, num_ranks, EVERYTHING)
+    assert (status, out, err) == (0, f"the end 0 {num_ranks}\n", "")
+
+
+MISTAKE = """
+        def refuse():
+            raise UserError('too small; take another')
+"""
+
+
+@pytest.mark.parametrize("how", ["refuse()", "r.first(refuse)"])
+def test_a_mistake_that_all_ranks_see_is_told_once(mpirun, how):
+    status, out, err = run(mpirun, 3, f"{MISTAKE}        {how}")
+    assert (status, out) == (2, "")
+    assert err.count("error: too small; take another") == 1
+    assert "has failed" not in err
+    assert "Traceback" not in err
+
+
+def test_a_rank_that_fails_alone_is_named_and_ends_the_others(mpirun):
+    case = "if r.rank == 1: raise UserError('no such file; make it')\n        r.total(1)"
+    status, out, err = run(mpirun, 3, case)
+    assert status == 1
+    assert "the end" not in out
+    assert "rank 1 on" in err
+    assert "has failed:\nerror: no such file; make it" in err
+    assert "Traceback" not in err
+
+
+def test_a_rank_that_has_gone_silent_is_named(mpirun):
+    case = "if r.rank == 1: os.kill(os.getpid(), signal.SIGSTOP)\n        r.total(1)"
+    status, out, err = run(mpirun, 3, case)
+    assert status != 0
+    assert "the end" not in out
+    assert "error: nothing was heard of rank 1 on" in err
+    assert err.count("nothing was heard") == 1
+
+
+def test_a_rank_that_was_killed_ends_the_run(mpirun):
+    case = "if r.rank == 1: os.kill(os.getpid(), signal.SIGKILL)\n        r.total(1)"
+    status, out, err = run(mpirun, 3, case)
+    assert status == 128 + signal.SIGKILL
+    assert "the end" not in out
+    assert "rank 1" in err
