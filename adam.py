@@ -1,4 +1,7 @@
-"""AdamW over the flat arrays, and the learning-rate schedule."""
+"""AdamW over the flat arrays, and the learning-rate schedule.
+
+Explained in lessons/11_adamw.ipynb.
+"""
 
 import math
 from collections.abc import Callable

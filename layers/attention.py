@@ -9,6 +9,8 @@ so that memory grows with T and not with T^2 (Dao 2023, arXiv 2307.08691, sectio
 The keys and values may have fewer heads than the queries (Ainslie et al. 2023, arXiv 2305.13245,
 section 2.2). Then each serves a group of G = H / K neighbouring query heads: query head h reads
 key/value head h // G. Nothing is copied for that; a group's members take their turns.
+
+Derived in lessons/08_attention_backward.ipynb.
 """
 
 import functools

@@ -4,6 +4,8 @@ A row of logits is as long as the vocabulary, and serves to find one loss and it
 all rows need to exist at once: `logits` is an array for some of them, used again and again. If it
 holds them all, nothing is computed twice; else the backward pass makes the logits again, by one
 more matrix product beside its two.
+
+Explained in lessons/17_fast.ipynb.
 """
 
 import numpy as np

@@ -1,6 +1,8 @@
 """Embeddings: rows of a table, picked by token or by position.
 
 h0 = W_e[tokens] + W_p: Radford et al. 2018 (GPT), equation 2.
+
+Derived in lessons/02_embedding.ipynb.
 """
 
 import numpy as np

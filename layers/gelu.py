@@ -1,6 +1,8 @@
 """GELU, the tanh form that GPT-2 uses (Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2).
 
 u = sqrt(2/pi) (x + 0.044715 x^3)        y = x (1 + tanh(u)) / 2
+
+Derived in lessons/05_gelu.ipynb.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""Layer normalisation (Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 4)."""
+"""Layer normalisation (Ba, Kiros and Hinton 2016, arXiv 1607.06450, equation 4).
+
+Derived in lessons/04_layernorm.ipynb.
+"""
 
 import numpy as np
 

@@ -1,6 +1,8 @@
 """The linear layer: out = x weight^T + bias. Its backward pass is two more matrix products.
 
 Each thread multiplies by its share of the weight's rows: no weight is read twice.
+
+Derived in lessons/03_linear.ipynb.
 """
 
 import numpy as np

@@ -1,4 +1,7 @@
-"""Root mean square normalisation (Zhang and Sennrich 2019, arXiv 1910.07467, equation 4)."""
+"""Root mean square normalisation (Zhang and Sennrich 2019, arXiv 1910.07467, equation 4).
+
+Derived in lessons/15_llama2.ipynb.
+"""
 
 import numpy as np
 

@@ -4,6 +4,8 @@ Two neighbouring numbers of a head, x[2i] and x[2i + 1], are a point in a plane,
 number. At position t it is turned by the angle t theta^(-2i/D), and so is its partner in every key:
 their scalar product then depends on how far apart the two positions are, and not on where they are.
 A rotation has no parameters and keeps lengths; its derivative is the rotation back.
+
+Derived in lessons/15_llama2.ipynb.
 """
 
 import numpy as np

@@ -1,6 +1,8 @@
 """Softmax and cross-entropy in one layer (Goodfellow et al. 2016, Deep Learning, section 6.2.2.3).
 
 The probabilities are never stored: loss = lse - logits[target], where lse = log sum exp(logits).
+
+Derived in lessons/06_softmax_crossentropy.ipynb.
 """
 
 import numpy as np

@@ -1,6 +1,8 @@
 """SwiGLU, the gated activation of Llama (Shazeer 2020, arXiv 2002.05202, section 2).
 
 out = silu(gate) up        silu(x) = x sigmoid(x)        sigmoid(x) = (1 + tanh(x/2)) / 2
+
+Derived in lessons/15_llama2.ipynb.
 """
 
 import numpy as np
