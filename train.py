@@ -399,11 +399,12 @@ class Run:
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM or a closed terminal asks to stop after the step; a second one, at once."""
+    """Ctrl-C, SIGTERM and the like ask to stop after the step; a second one, at once."""
 
     def __init__(self) -> None:
         self.requested = False
-        names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+        # The last is the one that mpirun passes on, and Slurm can send before the time is up.
+        names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has the first two
         self._signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
         for number in self._signals:
             signal.signal(number, self._handle)
