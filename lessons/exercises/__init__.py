@@ -60,10 +60,12 @@ class Exercise:
             for name in self.outputs
         ]
 
-    def call(self, function: Callable, case: Mapping[str, Any]) -> list[Any]:
-        """What a function returns, as a list with one thing for each of `outputs`."""
+    def call(self, function: Callable, case: Mapping[str, Any]) -> list[Any] | None:
+        """What a function returns, as a list with one thing for each of `outputs`, or None."""
         result = function(**copy.deepcopy(dict(case)))
-        return [result] if len(self.outputs) == 1 else list(result)
+        if len(self.outputs) == 1:
+            return [result]
+        return None if result is None else list(result)
 
 
 class Grader:
@@ -93,6 +95,8 @@ def judge(exercise: Exercise, function: Callable) -> tuple[str, bool]:
         line = traceback.extract_tb(error.__traceback__)[-1]
         where = f" (in {line.name}, at: {line.line})" if line.line else ""
         return f"it stopped with {type(error).__name__}: {error}{where}", False
+    if None in given:
+        return "it returned None: is a `return` missing?", False
     for results in given:
         if len(results) != len(exercise.outputs):
             names = ", ".join(exercise.outputs)
@@ -153,7 +157,9 @@ def _describe(exercise: Exercise, pairs: list[tuple[Any, Any]]) -> str:
     ):
         factor = _name_factor(exercise, ratios)
         if not factor and np.size(want) > 1:  # any number is a multiple of any other
-            factor = ", which depends on the sizes: " + ", ".join(f"{r:.4g}" for r in ratios) + "."
+            factor = (
+                ", which differs from case to case: " + ", ".join(f"{r:.4g}" for r in ratios) + "."
+            )
         if factor:
             return f"is right up to a factor{factor}"
     if np.ndim(want) == 2 and _error(np.transpose(got), want) < exercise.tolerance:
@@ -162,7 +168,7 @@ def _describe(exercise: Exercise, pairs: list[tuple[Any, Any]]) -> str:
     if right.mean() >= 0.25:
         first = tuple(int(i) for i in np.argwhere(~right)[0])
         return f"is right in {right.mean():.0%} of its elements, and wrong first at {first}."
-    return f"is off by {_error(got, want):.0%} of its largest element."
+    return f"is off by {100 * _error(got, want):.2g} % of its largest element."
 
 
 def _name_factor(exercise: Exercise, ratios: list[float]) -> str:

@@ -26,7 +26,7 @@ class WithArguments(Exercise):
         }
         result = function(**arguments)
         if result is None:
-            return [None] * len(self.outputs)
+            return None
         return self.observe(result, **arguments)
 
 
@@ -78,6 +78,8 @@ def observe_views(
     result: Mapping[str, np.ndarray], flat: np.ndarray, shapes: Mapping[str, tuple[int, ...]]
 ) -> list[Any]:
     """The shapes and the numbers of the views, and the flat array after each view was filled."""
+    if not isinstance(result, Mapping):
+        raise TypeError("views should return a dictionary, {name: array}")
     found = {name: np.shape(result[name]) for name in shapes}
     numbers = np.concatenate([np.ravel(result[name]) for name in shapes])
     for number, name in enumerate(shapes, start=1):
@@ -109,6 +111,20 @@ def clip_each(flat: np.ndarray, max_norm: float) -> float:
     norm = math.sqrt(flat @ flat)
     np.clip(flat, -max_norm, max_norm, out=flat)
     return norm
+
+
+def clip_to_length_one(flat: np.ndarray, max_norm: float) -> float:
+    norm = math.sqrt(flat @ flat)
+    if norm > max_norm:
+        flat /= norm
+    return norm
+
+
+def clip_by_the_square(flat: np.ndarray, max_norm: float) -> float:
+    square = float(flat @ flat)
+    if square > max_norm:
+        flat *= max_norm / square
+    return square
 
 
 def clip_and_measure_again(flat: np.ndarray, max_norm: float) -> float:
@@ -154,6 +170,8 @@ def observe_split(
     result: tuple[np.ndarray, np.ndarray, np.ndarray], qkv: np.ndarray, num_heads: int
 ) -> list[Any]:
     """q, k and v, and what the projection holds after they were filled."""
+    if not isinstance(result, tuple | list) or len(result) != 3:
+        raise TypeError("split_qkv should return three arrays: q, k, v")
     numbers = [np.array(part) for part in result]
     for number, part in enumerate(result, start=1):
         part[...] = -number
@@ -222,6 +240,12 @@ grade = Grader(
             "is at most 1.": clip_always,
             "You cut each element by itself, which turns the arrow. One scale for all elements "
             "makes it shorter and keeps its direction.": clip_each,
+            "You divided by the norm, which makes the array 1 long. Make it max_norm long.": (
+                clip_to_length_one
+            ),
+            "You took the sum of the squares for the norm: its square root is missing.": (
+                clip_by_the_square
+            ),
             "The array is right. Return the norm from before clipping: a training run prints it to "
             "show how large the gradients were.": clip_and_measure_again,
         },

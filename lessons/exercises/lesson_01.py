@@ -82,6 +82,17 @@ def numerical_gradient_from_above(
     return dx
 
 
+def numerical_gradient_by_rows(
+    f: Callable[[np.ndarray], np.ndarray], x: np.ndarray, dout: np.ndarray, h: float
+) -> np.ndarray:
+    dx = np.zeros_like(x)
+    for i in range(len(x)):
+        step = np.zeros_like(x)
+        step[i] = h
+        dx[i] = (dout * (f(x + step) - f(x - step))).sum() / (2 * h)
+    return dx
+
+
 def squashed(x: np.ndarray) -> np.ndarray:
     """A function in which every element of x reaches several outputs, and not in proportion."""
     return np.tanh(x @ x.T + x.sum())
@@ -122,6 +133,14 @@ def graph_backward_no_squash(
     return dout * np.tanh(x * y) + dout * x * y, dout * x * x
 
 
+def graph_backward_factors_swapped(
+    dout: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    t = np.tanh(x * y)
+    du = dout * x * (1 - t * t)
+    return dout * t + du * x, du * y
+
+
 def graph_backward_without_dout(
     dout: np.ndarray, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -158,6 +177,9 @@ grade = Grader(
             ),
             "The two points are 2h apart, and you divided by h.": (
                 lambda f, x, h: (f(x + h) - f(x - h)) / h
+            ),
+            "Your points are h/2 to the left and to the right. Go h to each side.": (
+                lambda f, x, h: (f(x + h / 2) - f(x - h / 2)) / h
             ),
             "You wrote `/ 2 * h`, which divides by 2 and multiplies by h. Brackets: `/ (2 * h)`.": (
                 lambda f, x, h: (f(x + h) - f(x - h)) / 2 * h
@@ -201,6 +223,8 @@ grade = Grader(
             "follow. Keep its number, and put it back.": numerical_gradient_left_below,
             "You stepped up by h and back down by h: the second point is the middle. From above, "
             "the lower point is 2h away.": numerical_gradient_from_above,
+            "You moved whole rows at once: `range(len(x))` counts rows. Each element needs its own "
+            "step.": numerical_gradient_by_rows,
         },
         factors=lambda f, x, dout, h: {"1/2": 0.5, "1/h": 1 / h},
     ),
@@ -225,6 +249,15 @@ grade = Grader(
                 lambda gradient, expected, floor: (
                     np.abs(gradient - expected).max()
                     / max(np.abs(gradient).max(), np.abs(expected).max())
+                )
+            ),
+            "That is the difference itself. It means something only beside the size of what is "
+            "compared: divide by the largest element.": (
+                lambda gradient, expected, floor: np.abs(gradient - expected).max()
+            ),
+            "You looked for the largest element in `expected` only. Take that of both arrays.": (
+                lambda gradient, expected, floor: (
+                    np.abs(gradient - expected).max() / max(np.abs(expected).max(), floor)
                 )
             ),
             "You took the mean of the differences. One wrong element among a million would hide in "
@@ -262,6 +295,9 @@ grade = Grader(
             "comes back from there.": lambda dout, x, y: graph_backward_one_path(dout, x, y, False),
             "The slope of tanh is missing: on the way from t back to u, multiply by 1 - t^2.": (
                 graph_backward_no_squash
+            ),
+            "The slope of x y by x is y, and by y it is x: you have them the other way round.": (
+                graph_backward_factors_swapped
             ),
             "dout is missing: both derivatives begin with it.": graph_backward_without_dout,
         },

@@ -66,6 +66,16 @@ def embedding_dweight_not_reordered(
     return dweight
 
 
+def scatter_add_starts_not_reordered(
+    dout: np.ndarray, tokens: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+    order = np.argsort(tokens, kind="stable")
+    present, first = np.unique(tokens, return_index=True)
+    dweight = np.zeros_like(weight)
+    dweight[present] = np.add.reduceat(dout[order], first, axis=0)
+    return dweight
+
+
 def embedding_dweight_packed(
     dout: np.ndarray, tokens: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
@@ -148,7 +158,7 @@ grade = Grader(
                 lambda tokens, V: np.roll(one_hot(tokens, V), 1, axis=1)
             ),
             "All rows share their ones: `P[:, tokens] = 1` sets these columns in *every* row. Pair "
-            "each row with its own column: `P[np.arange(N), tokens] = 1`.": (
+            "each row with its own column: `P[np.arange(len(tokens)), tokens] = 1`.": (
                 lambda tokens, V: np.tile(one_hot(tokens, V).max(axis=0), (len(tokens), 1))
             ),
         },
@@ -162,6 +172,8 @@ grade = Grader(
             LAST_ONLY: embedding_dweight_last_only,
             "You took the mean over a token's occurrences. Each of them has used the row, so what "
             "they ask of it adds up: sum.": embedding_dweight_mean,
+            "Your sums are added to the table itself. The gradient is another array: begin with "
+            "zeros.": lambda dout, tokens, weight: weight + embedding_dweight(dout, tokens, weight),
             "That is a row for each token of the batch. The gradient has the shape of the table: a "
             "row for each token that there is.": embedding_dweight_gathered,
         },
@@ -194,6 +206,8 @@ grade = Grader(
             "The tokens are in order, but the rows of dout are not: take dout[order].": (
                 embedding_dweight_not_reordered
             ),
+            "The starts are those of the tokens as the text has them. Take them from the sorted "
+            "tokens, tokens[order].": scatter_add_starts_not_reordered,
             "The sums are right, but lie one after another at the top of the table. Each belongs "
             "into its token's row.": embedding_dweight_packed,
         },

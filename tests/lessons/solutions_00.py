@@ -69,6 +69,10 @@ def views_without_a_return(flat, shapes):
     pass
 
 
+def views_in_a_list(flat, shapes):
+    return list(views(flat, shapes).values())
+
+
 def clip_into_a_new_array(flat, max_norm):
     norm = np.linalg.norm(flat)
     if norm > max_norm:
@@ -95,10 +99,28 @@ def clip_returns_the_new_norm(flat, max_norm):
     return np.linalg.norm(flat)
 
 
+def clip_to_length_one(flat, max_norm):
+    norm = np.linalg.norm(flat)
+    if norm > max_norm:
+        flat *= 1 / norm
+    return norm
+
+
+def clip_without_the_root(flat, max_norm):
+    norm = np.sum(flat**2)
+    flat *= min(1.0, max_norm / norm)
+    return norm
+
+
 def split_qkv_heads_first(qkv, num_heads):
     B, T, _ = qkv.shape
     parts = qkv.reshape(B, T, num_heads, 3, -1)
     return parts[..., 0, :], parts[..., 1, :], parts[..., 2, :]
+
+
+def split_qkv_one_array(qkv, num_heads):
+    B, T, _ = qkv.shape
+    return qkv.reshape(B, T, 3, num_heads, -1)
 
 
 def split_qkv_copied(qkv, num_heads):
@@ -121,11 +143,15 @@ MISTAKES = [
     (views_start_forgotten, "begin where the one before it stops"),
     (views_start_not_added_up, "add up the sizes of *all* tensors before it"),
     (views_without_a_return, "is a `return` missing?"),
+    (views_in_a_list, "should return a dictionary"),
     (clip_into_a_new_array, "gives the name to a new array"),
     (clip_lengthens, "the scale is at most 1"),
     (clip_by_element, "which turns the arrow"),
     (clip_returns_the_new_norm, "Return the norm from before clipping"),
+    (clip_to_length_one, "Make it max_norm long"),
+    (clip_without_the_root, "its square root is missing"),
     (split_qkv_heads_first, "the axis of 3 comes before the heads"),
+    (split_qkv_one_array, "should return three arrays"),
     (split_qkv_copied, "they are copies"),
     (split_qkv_head_size_first, "the last axis, the one with stride 1"),
 ]

@@ -47,6 +47,10 @@ def central_difference_brackets(f, x, h):
     return (f(x + h) - f(x - h)) / 2 * h
 
 
+def central_difference_half_steps(f, x, h):
+    return (f(x + 0.5 * h) - f(x - 0.5 * h)) / h
+
+
 def best_step_equal_parts(eps, f, f3):
     return np.cbrt(3 * eps * abs(f) / abs(f3))
 
@@ -93,6 +97,18 @@ def numerical_gradient_second_step_too_short(f, x, dout, h):
     return dx
 
 
+def numerical_gradient_by_rows(f, x, dout, h):
+    dx = np.empty_like(x)
+    for i in range(len(x)):
+        middle = x[i].copy()
+        x[i] = middle + h
+        above = f(x)
+        x[i] = middle - h
+        dx[i] = np.sum(dout * (above - f(x))) / (2 * h)
+        x[i] = middle
+    return dx
+
+
 def numerical_gradient_over_h(f, x, dout, h):
     return 2 * numerical_gradient(f, x, dout, h)
 
@@ -108,6 +124,14 @@ def relative_error_by_element(gradient, expected, floor):
 
 def relative_error_without_floor(gradient, expected, floor):
     return np.max(np.abs(gradient - expected)) / np.max(np.abs([gradient, expected]))
+
+
+def relative_error_of_the_difference_alone(gradient, expected, floor):
+    return np.max(np.abs(gradient - expected))
+
+
+def relative_error_of_expected_alone(gradient, expected, floor):
+    return np.max(np.abs(gradient - expected)) / np.maximum(np.max(np.abs(expected)), floor)
 
 
 def relative_error_mean(gradient, expected, floor):
@@ -134,6 +158,11 @@ def graph_backward_tanh_forgotten(dout, x, y):
     return dout * np.tanh(x * y) + dout * x * y, dout * x**2
 
 
+def graph_backward_factors_swapped(dout, x, y):
+    slope = 1 / np.cosh(x * y) ** 2
+    return dout * (np.tanh(x * y) + x**2 * slope), dout * x * y * slope
+
+
 def graph_backward_without_dout(dout, x, y):
     return graph_backward(1.0, x, y)
 
@@ -143,6 +172,7 @@ MISTAKES = [
     (central_difference_backward, "That is the backward difference"),
     (central_difference_over_h, "you divided by h"),
     (central_difference_brackets, "Brackets"),
+    (central_difference_half_steps, "Go h to each side"),
     (best_step_equal_parts, "the two parts of the error are equal"),
     (best_step_square_root, "belongs to the forward difference"),
     (best_step_cubed, "take the third root"),
@@ -150,14 +180,18 @@ MISTAKES = [
     (numerical_gradient_forward, "That is the forward difference"),
     (numerical_gradient_not_put_back, "put it back"),
     (numerical_gradient_second_step_too_short, "the lower point is 2h away"),
+    (numerical_gradient_by_rows, "You moved whole rows at once"),
     (numerical_gradient_over_h, "1/2 is missing"),
     (numerical_gradient_not_divided, "1/h is missing"),
     (relative_error_by_element, "You divided element by element"),
     (relative_error_without_floor, "`floor` is missing"),
+    (relative_error_of_the_difference_alone, "That is the difference itself"),
+    (relative_error_of_expected_alone, "Take that of both arrays"),
     (relative_error_mean, "You took the mean"),
     (relative_error_signed, "take absolute values first"),
     (graph_backward_direct_path_only, "dx has only its direct path"),
     (graph_backward_inner_path_only, "dx has only the path by u"),
     (graph_backward_tanh_forgotten, "multiply by 1 - t^2"),
+    (graph_backward_factors_swapped, "the other way round"),
     (graph_backward_without_dout, "dout is missing"),
 ]

@@ -69,6 +69,12 @@ def embedding_dweight_row_for_each_token(dout, tokens, weight):
     return embedding_dweight(dout, tokens, weight)[tokens]
 
 
+def embedding_dweight_onto_the_table(dout, tokens, weight):
+    dweight = weight.copy()
+    np.add.at(dweight, tokens, dout)
+    return dweight
+
+
 def position_dweight_mean(dout, x, weight):
     dweight = np.zeros_like(weight)
     dweight[: dout.shape[1]] = dout.mean(axis=0)
@@ -99,6 +105,13 @@ def scatter_add_sorted_not_reordered(dout, tokens, weight):
     return dweight
 
 
+def scatter_add_sorted_starts_of_the_text(dout, tokens, weight):
+    present, first = np.unique(tokens, return_index=True)
+    dweight = 0 * weight
+    dweight[present] = np.add.reduceat(dout[np.argsort(tokens, kind="stable")], first)
+    return dweight
+
+
 def scatter_add_sorted_packed(dout, tokens, weight):
     order = np.argsort(tokens, kind="stable")
     present, first = np.unique(tokens[order], return_index=True)
@@ -115,10 +128,12 @@ MISTAKES = [
     (embedding_dweight_assigned, "only its last row has arrived"),
     (embedding_dweight_mean, "adds up: sum"),
     (embedding_dweight_row_for_each_token, "The gradient has the shape of the table"),
+    (embedding_dweight_onto_the_table, "begin with zeros"),
     (position_dweight_mean, "adds up: sum"),
     (position_dweight_assigned, "Only the last sequence has arrived"),
     (position_dweight_over_positions, "You summed over the positions as well"),
     (position_dweight_too_short, "their gradient is 0"),
     (scatter_add_sorted_not_reordered, "take dout[order]"),
+    (scatter_add_sorted_starts_of_the_text, "Take them from the sorted tokens"),
     (scatter_add_sorted_packed, "belongs into its token's row"),
 ]

@@ -29,9 +29,14 @@ def linear_dbias_over_outputs(dout, x, weight, bias):
     return dout.sum(axis=1)
 
 
+def linear_dbias_mean(dout, x, weight, bias):
+    return dout.mean(axis=0)
+
+
 MISTAKES = [
     (linear_dx_transposed, "is it transposed?"),
     (linear_dweight_transposed, "its rows belong to the outputs"),
     (linear_dweight_mean, "what they ask of it adds up: sum"),
+    (linear_dbias_mean, "what they ask of it adds up: sum"),
     (linear_dbias_over_outputs, "Each output has a bias of its own"),
 ]

@@ -84,7 +84,7 @@ GRADE = Grader(Exercise(double, CASES, ["y"], factors=lambda x, n: {"1/sqrt(n)":
         (lambda x, n: 6 * x, "right up to a factor of 3."),
         (lambda x, n: 2 * x / np.sqrt(n), "a factor 1/sqrt(n): did you apply it twice?"),
         (lambda x, n: 2 * x * np.sqrt(n), "right up to a factor: 1/sqrt(n) is missing."),
-        (lambda x, n: 2 * x / n, "a factor, which depends on the sizes: 0.2, 0.1429"),
+        (lambda x, n: 2 * x / n, "a factor, which differs from case to case: 0.2, 0.1429"),
         (lambda x, n: 2 * x.T, "is transposed"),
         (lambda x, n: 2 * x[:2], "has shape (2, 3), and should have (3, 3)"),
         (lambda x, n: x / 0 if x.any() else x, "is not finite"),
@@ -120,7 +120,7 @@ def test_a_single_number_is_a_multiple_only_if_it_always_is(capsys, wrong, words
     grade(wrong)
     out = capsys.readouterr().out
     assert words in out
-    assert "depends on the sizes" not in out
+    assert "differs from case" not in out
 
 
 def test_results_and_known_mistakes_may_be_infinite(capsys):
@@ -143,6 +143,16 @@ def test_results_and_known_mistakes_may_be_infinite(capsys):
 def named(function, name):
     function.__name__ = name
     return function
+
+
+def test_a_function_that_should_return_two_things_and_returns_none(capsys):
+    grade = Grader(
+        Exercise(
+            named(lambda x, y: (x // y, x % y), "both"), [{"x": 7, "y": 2}], ["quotient", "rest"]
+        )
+    )
+    grade(named(lambda x, y: None, "both"))
+    assert "it returned None: is a `return` missing?" in capsys.readouterr().out
 
 
 def test_the_case_that_is_wrong_is_shown(capsys):
