@@ -100,7 +100,7 @@ def judge(exercise: Exercise, function: Callable) -> tuple[str, bool]:
     for results in given:
         if len(results) != len(exercise.outputs):
             names = ", ".join(exercise.outputs)
-            return f"it should return {names}, and returned {len(results)} things.", False
+            return f"it should return {names}; it returned {len(results)} of something.", False
     errors = [
         max(_error(got[i], want[i]) for got, want in zip(given, wanted, strict=True))
         for i in range(len(exercise.outputs))
@@ -123,6 +123,12 @@ def _explain(exercise: Exercise, given: list, wanted: list, errors: list[float])
             for g, r in zip(got, result, strict=True)
         ):
             return f"not yet. {words}"
+    if all(
+        min(_error(g, w) for g in got) < exercise.tolerance
+        for got, want in zip(given, wanted, strict=True)
+        for w in want
+    ):
+        return f"not yet. All is right but the order: return {', '.join(exercise.outputs)}."
     lines = ["not yet."]
     for i, name in enumerate(exercise.outputs):
         if errors[i] < exercise.tolerance:
@@ -168,6 +174,8 @@ def _describe(exercise: Exercise, pairs: list[tuple[Any, Any]]) -> str:
     if right.mean() >= 0.25:
         first = tuple(int(i) for i in np.argwhere(~right)[0])
         return f"is right in {right.mean():.0%} of its elements, and wrong first at {first}."
+    if np.ndim(want) == 0:
+        return f"should be {want:.6g}, and is {got:.6g}."
     return f"is off by {100 * _error(got, want):.2g} % of its largest element."
 
 
@@ -192,7 +200,7 @@ def _name_factor(exercise: Exercise, ratios: list[float]) -> str:
 def _error(got: Any, want: Any) -> float:
     """The largest difference, relative to the largest element; infinite where none can be taken."""
     if not isinstance(want, np.ndarray | float | int | np.number):
-        return 0.0 if got == want else math.inf
+        return 0.0 if isinstance(got, type(want)) and got == want else math.inf
     try:
         got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
     except (TypeError, ValueError):

@@ -133,7 +133,12 @@ def backward_with(
     return backward
 
 
-def block_with(scores=make_scores, probs=lambda scores, lse: np.exp(scores - lse), scaled=True):
+def block_with(
+    scores=make_scores,
+    probs=lambda scores, lse: np.exp(scores - lse),
+    row_sums=row_sums,
+    scaled=True,
+):
     """The backward pass of a block, likewise."""
 
     def backward(dk, dv, dout, q, k, v, out, lse):
@@ -178,6 +183,15 @@ def dv_not_transposed(dout, probs, v):
     return probs @ dout
 
 
+def only_diagonal(dprobs, probs):
+    return probs * (1 - probs) * dprobs
+
+
+def other_factor(dscores, q, k):
+    scale = 1 / math.sqrt(q.shape[1])
+    return dscores @ q * scale, dscores.T @ k * scale
+
+
 FIRST_TERM = (
     "You forgot the second term of the softmax Jacobian: a score that grows takes probability from "
     "all other keys of its query. Subtract the row sum of probs * dprobs from dprobs first."
@@ -189,6 +203,13 @@ OVER_QUERIES = (
 ALONG_KEYS = (
     "Your row sums are right, but (T, T) - (T,) subtracts the sum of query 0 from column 0, that "
     "of query 1 from column 1, ... They belong to rows: use keepdims=True."
+)
+DIAGONAL = (
+    "You took only the Jacobian's diagonal, probs * (1 - probs): what a score does to its own "
+    "probability. It takes from all other keys of its query, too."
+)
+OTHER_FACTOR = (
+    "dq is made of keys, and dk of queries: in your products q and k have changed places."
 )
 SWAPPED = "You swapped dq and dk: dq is made of keys, and dk of queries."
 DV = (
@@ -219,6 +240,9 @@ grade = Grader(
             "probability.": lambda: np.array([-4.0, 0, -2]),
             "You subtracted the plain mean of dprobs. The average is one with weights: each dprob "
             "counts with its probability.": lambda: np.array([-4 / 3, 4 / 3, -2 / 3]),
+            "You subtracted the average. The last step is missing: multiply by each p.": (
+                lambda: np.array([-2.0, 6, -2])
+            ),
             "Those are dprobs, or close to it: go one step further, through the softmax.": (
                 lambda: np.array([0.0, 8, 0])
             ),
@@ -260,6 +284,10 @@ grade = Grader(
             FIRST_TERM: only_first_term,
             OVER_QUERIES: over_queries,
             ALONG_KEYS: along_keys,
+            DIAGONAL: only_diagonal,
+            "You subtracted the row sums. The last step is missing: multiply by probs.": (
+                lambda dprobs, probs: dprobs - (probs * dprobs).sum(axis=1, keepdims=True)
+            ),
             "You subtracted the plain sum of dprobs. Each dprob counts with its probability: sum "
             "probs * dprobs.": (
                 lambda dprobs, probs: probs * (dprobs - dprobs.sum(axis=1, keepdims=True))
@@ -286,6 +314,7 @@ grade = Grader(
         mistakes={
             SWAPPED: swapped,
             DK: not_transposed,
+            OTHER_FACTOR: other_factor,
             "You divided by sqrt(T). The scale of the forward pass is 1/sqrt(head_size), and "
             "head_size is the length of a query.": lambda dscores, q, k: (
                 dscores @ k / math.sqrt(len(k)),
@@ -305,8 +334,16 @@ grade = Grader(
             FIRST_TERM: backward_with(dscores=only_first_term),
             OVER_QUERIES: backward_with(dscores=over_queries),
             ALONG_KEYS: backward_with(dscores=along_keys),
+            DIAGONAL: backward_with(dscores=only_diagonal),
+            "probs and dprobs have changed places: attention_dscores takes dprobs first.": (
+                backward_with(dscores=lambda dprobs, probs: attention_dscores(probs, dprobs))
+            ),
+            "You left out the softmax: dq and dk are made of dscores, not of dprobs.": (
+                backward_with(dscores=lambda dprobs, probs: dprobs)
+            ),
             SWAPPED: backward_with(dq_dk=swapped),
             DK: backward_with(dq_dk=not_transposed),
+            OTHER_FACTOR: backward_with(dq_dk=other_factor),
             DV: backward_with(dv=dv_not_transposed),
         },
         factors=scale_factor,
@@ -349,6 +386,7 @@ grade = Grader(
             "You forgot to divide by the softmax's sum: subtract lse before exp.": (
                 block_with(probs=lambda scores, _: np.exp(scores))
             ),
+            FIRST_TERM: block_with(row_sums=lambda dout, out: np.zeros(len(dout))),
             "dv is right, but dq and dk lack a factor: 1/sqrt(head_size) is missing.": (
                 block_with(scaled=False)
             ),

@@ -84,8 +84,10 @@ def residual_dx(dout: np.ndarray, x: np.ndarray, weight: np.ndarray) -> np.ndarr
     return dout + tanh_dx(dout, x, weight)
 
 
-def tanh_dx(dout: np.ndarray, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return (dout * (1 - np.tanh(x @ weight.T) ** 2)) @ weight
+def tanh_dx(
+    dout: np.ndarray, x: np.ndarray, weight: np.ndarray, back: np.ndarray | None = None
+) -> np.ndarray:
+    return (dout * (1 - np.tanh(x @ weight.T) ** 2)) @ (weight if back is None else back)
 
 
 # --- exercise 2: a stack of them
@@ -109,6 +111,7 @@ def _stack_backward(
     upwards: bool = False,
     first_only: bool = False,
     last_only: bool = False,
+    from_top: bool = False,
 ) -> Arrays:
     """With an option: one of the mistakes."""
     inputs = [x]
@@ -118,7 +121,7 @@ def _stack_backward(
     layers = range(len(weights))
     for layer in layers if upwards else reversed(layers):
         here = inputs[0] if first_only else inputs[-1] if last_only else inputs[layer]
-        du = dx * (1 - np.tanh(here @ weights[layer].T) ** 2)
+        du = (dout if from_top else dx) * (1 - np.tanh(here @ weights[layer].T) ** 2)
         dweights[layer] = du.T @ here
         dx = adds * dx + du @ weights[layer]
     return dx, dweights
@@ -157,11 +160,13 @@ def _prenorm_backward(
     direct: bool = True,
     stream_inside: bool = False,
     not_normed: bool = False,
+    norm_of_normed: bool = False,
 ) -> Arrays:
     normed = layernorm(x, norm_weight, norm_bias)
     dnormed, dweight, dbias = linear_backward(dout, x if not_normed else normed, weight)
     inner = dnormed + dout if stream_inside else dnormed
-    dx, dnorm_weight, dnorm_bias = layernorm_backward(inner, x, norm_weight)
+    into = normed if norm_of_normed else x
+    dx, dnorm_weight, dnorm_bias = layernorm_backward(inner, into, norm_weight)
     return dx + dout * (direct and not stream_inside), dnorm_weight, dnorm_bias, dweight, dbias
 
 
@@ -207,6 +212,7 @@ def _block_backward(
     second: bool = True,
     fresh_attention: bool = False,
     wrong_stream: bool = False,
+    around_both: bool = False,
 ) -> Arrays:
     ln1 = layernorm(x, p["ln1w"], p["ln1b"])
     qkv = linear(ln1, p["qkvw"], p["qkvb"])
@@ -226,7 +232,7 @@ def _block_backward(
     d = attention_backward(d, qkv, num_heads)
     d, g["qkvw"], g["qkvb"] = linear_backward(d, ln1, p["qkvw"])
     d, g["ln1w"], g["ln1b"] = layernorm_backward(d, x, p["ln1w"])
-    return first * dr + d, *(g[name] for name in BLOCK)
+    return first * (dout if around_both else dr) + d, *(g[name] for name in BLOCK)
 
 
 # --- arguments
@@ -281,6 +287,11 @@ grade = Grader(
             "first, and then weight.": lambda dout, x, weight: (
                 dout + dout @ weight * (1 - np.tanh(x @ weight.T) ** 2)
             ),
+            "The derivative of tanh is missing in the branch: what reaches the matrix product is "
+            "dout * (1 - t**2).": lambda dout, x, weight: dout + dout @ weight,
+            "Forward multiplies by weight.T, so backward multiplies by weight.": (
+                lambda dout, x, weight: dout + tanh_dx(dout, x, weight, weight.T)
+            ),
             "You multiplied what the two uses say. They add up.": lambda dout, x, weight: (
                 dout * tanh_dx(dout, x, weight)
             ),
@@ -296,6 +307,10 @@ grade = Grader(
             "to what arrives from above.": lambda **a: _stack_backward(**a, adds=False),
             "You went from the first layer to the last. What arrives at a layer has to have passed "
             "those above it: begin with the last.": lambda **a: _stack_backward(**a, upwards=True),
+            "Every branch was given dout, the gradient at the top. Give it the running sum dx, in "
+            "which the layers above have had their say.": (
+                lambda **a: _stack_backward(**a, from_top=True)
+            ),
             "Every layer's gradient was computed at the first layer's input. Keep the input of "
             "each layer on the way forward.": lambda **a: _stack_backward(**a, first_only=True),
             "Every layer's gradient was computed at the stack's output. Keep the input of each "
@@ -315,6 +330,9 @@ grade = Grader(
             "branch: add dout after layernorm_backward, not before it.": (
                 lambda bias, **a: _prenorm_backward(**a, stream_inside=True)
             ),
+            "layernorm_backward needs the norm's input, which is x; you gave it its output.": (
+                lambda bias, **a: _prenorm_backward(**a, norm_of_normed=True)
+            ),
             "All is right but dweight: the linear layer's input was the normalised x, not x.": (
                 lambda bias, **a: _prenorm_backward(**a, not_normed=True)
             ),
@@ -333,6 +351,10 @@ grade = Grader(
             "All is right but dx: it has only what comes out of ln1. x also goes around attention: "
             "add dr.": lambda dout, x, num_heads, **p: _block_backward(
                 dout, x, num_heads, p, first=False
+            ),
+            "All is right but dx: what goes around attention is dr, in which the MLP has had its "
+            "say, and not dout.": lambda dout, x, num_heads, **p: _block_backward(
+                dout, x, num_heads, p, around_both=True
             ),
             "Attention's branch was given dout. What the MLP says about r has to reach it too: "
             "give it dr.": lambda dout, x, num_heads, **p: _block_backward(

@@ -91,11 +91,12 @@ def _classify_backward(
     targets: np.ndarray,
     one_hot: int = 1,
     normed: bool = True,
+    norm_of_normed: bool = False,
 ) -> Arrays:
     lnf = layernorm(x, lnfw, lnfb)
     dlogits = dout * (softmax(lnf @ wte.T) - one_hot * np.eye(len(wte))[targets]) / targets.size
     dwte = np.einsum("btv,btc->vc", dlogits, lnf if normed else x)
-    return *layernorm_backward(dlogits @ wte, x, lnfw), dwte
+    return *layernorm_backward(dlogits @ wte, lnf if norm_of_normed else x, lnfw), dwte
 
 
 CLASSIFIERS = [
@@ -137,6 +138,12 @@ grade = Grader(
             "two.": lambda num_layers, channels, vocab_size, seq_len: (
                 (vocab_size + seq_len + 12 * num_layers * channels) * channels
             ),
+            "Not all of the eight vectors have C elements: qkvb has 3C, and fcb 4C.": (
+                lambda num_layers, channels, vocab_size, seq_len: (
+                    count_parameters(num_layers, channels, vocab_size, seq_len)
+                    - 5 * num_layers * channels
+                )
+            ),
             "The final norm is missing, lnfw and lnfb.": (
                 lambda num_layers, channels, vocab_size, seq_len: (
                     count_parameters(num_layers, channels, vocab_size, seq_len) - 2 * channels
@@ -171,6 +178,9 @@ grade = Grader(
             ),
             "y minus p is the direction that makes the loss smaller. The gradient is p minus y.": (
                 lambda **a: tuple(-d for d in classify_backward(**a))
+            ),
+            "layernorm_backward needs the norm's input, which is x; you gave it its output.": (
+                lambda **a: _classify_backward(**a, norm_of_normed=True)
             ),
             "All is right but dwte: what wte was multiplied by is lnf, not x.": (
                 lambda **a: _classify_backward(**a, normed=False)

@@ -83,6 +83,10 @@ def on_paper_plain_mean():
     return np.array([0.5, 0.25, 0.25]) * (np.array([0, 8, 0]) - 8 / 3)
 
 
+def on_paper_without_probs():
+    return np.array([0, 8, 0]) - 2
+
+
 def attention_dv_not_transposed(dout, probs, v):
     return probs @ dout
 
@@ -119,6 +123,14 @@ def attention_dscores_sign(dprobs, probs):
     return probs * (np.sum(probs * dprobs, axis=1, keepdims=True) - dprobs)
 
 
+def attention_dscores_without_probs(dprobs, probs):
+    return dprobs - np.sum(probs * dprobs, axis=1, keepdims=True)
+
+
+def attention_dscores_diagonal(dprobs, probs):
+    return dprobs * (probs - probs**2)
+
+
 def attention_dq_dk_without_scale(dscores, q, k):
     return dscores @ k, dscores.T @ q
 
@@ -141,6 +153,11 @@ def attention_dq_dk_swapped(dscores, q, k):
 def attention_dq_dk_not_transposed(dscores, q, k):
     scale = q.shape[1] ** -0.5
     return dscores @ k * scale, dscores @ q * scale
+
+
+def attention_dq_dk_other_factor(dscores, q, k):
+    scale = q.shape[1] ** -0.5
+    return dscores @ q * scale, dscores.T @ k * scale
 
 
 def attention_dq_dk_wrong_size(dscores, q, k):
@@ -181,6 +198,17 @@ def attention_backward_first_term(dout, q, k, v):
     return dscores @ k, dscores.T @ q, probs.T @ dout
 
 
+def attention_backward_without_softmax(dout, q, k, v):
+    dscores = dout @ v.T / np.sqrt(q.shape[1])
+    return dscores @ k, dscores.T @ q, make_probs(q, k).T @ dout
+
+
+def attention_backward_order(dout, q, k, v):
+    probs, dprobs = make_probs(q, k), dout @ v.T
+    dscores = dprobs * (probs - (probs * dprobs).sum(1, keepdims=True)) / np.sqrt(q.shape[1])
+    return dscores @ k, dscores.T @ q, probs.T @ dout
+
+
 def row_sums_over_queries(dout, out):
     return np.sum(dout * out, axis=0)
 
@@ -216,6 +244,10 @@ def block_backward_without_scale(dk, dv, dout, q, k, v, out, lse):
     return block(dk, dv, dout, q, k, v, out, lse, power=0)
 
 
+def block_backward_first_term(dk, dv, dout, q, k, v, out, lse):
+    return block(dk, dv, dout, q, k, v, 0 * out, lse)
+
+
 def block_backward_assigned(dk, dv, dout, q, k, v, out, lse):
     return block(np.zeros_like(dk), np.zeros_like(dv), dout, q, k, v, out, lse)
 
@@ -223,6 +255,7 @@ def block_backward_assigned(dk, dv, dout, q, k, v, out, lse):
 MISTAKES = [
     (on_paper_first_term, "the second term of the softmax Jacobian"),
     (on_paper_plain_mean, "each dprob counts with its probability"),
+    (on_paper_without_probs, "The last step is missing"),
     (attention_dv_not_transposed, "probs has to be transposed"),
     (attention_dv_mean, "what they ask of it adds up: sum"),
     (attention_dprobs_transposed, "dprobs is transposed"),
@@ -230,6 +263,8 @@ MISTAKES = [
     (attention_dscores_first_term, "the second term of the softmax Jacobian"),
     (attention_dscores_over_queries, "over the queries. Each query has a softmax of its own"),
     (attention_dscores_without_keepdims, "They belong to rows: use keepdims=True"),
+    (attention_dscores_without_probs, "The last step is missing: multiply by probs"),
+    (attention_dscores_diagonal, "only the Jacobian's diagonal"),
     (attention_dscores_plain_sum, "sum probs * dprobs"),
     (attention_dscores_sign, "dscores is right up to a factor of -1: look at the signs"),
     (attention_dq_dk_without_scale, "dk is right up to a factor: 1/sqrt(head_size) is missing"),
@@ -240,6 +275,7 @@ MISTAKES = [
     (attention_dq_dk_only_dk_scaled_twice, "dq is right.\n  dk is right up to a factor 1/sqrt"),
     (attention_dq_dk_swapped, "You swapped dq and dk"),
     (attention_dq_dk_not_transposed, "dscores has to be transposed"),
+    (attention_dq_dk_other_factor, "q and k have changed places"),
     (attention_dq_dk_wrong_size, "You divided by sqrt(T)"),
     (attention_backward_without_scale, "dq is right up to a factor: 1/sqrt(head_size) is missing"),
     (attention_backward_scaled_twice, "did you apply it twice?"),
@@ -248,11 +284,14 @@ MISTAKES = [
     (attention_backward_swapped, "You swapped dq and dk"),
     (attention_backward_dv_not_transposed, "probs has to be transposed"),
     (attention_backward_first_term, "the second term of the softmax Jacobian"),
+    (attention_backward_without_softmax, "You left out the softmax"),
+    (attention_backward_order, "attention_dscores takes dprobs first"),
     (row_sums_over_queries, "Each query has a row of its own"),
     (row_sums_of_all_pairs, "which is the diagonal"),
     (block_backward_without_mask, "the mask in the recomputed probabilities"),
     (block_backward_lse_sign, "The sign of lse is wrong"),
     (block_backward_largest, "lse, which the forward pass saved, does both at once"),
     (block_backward_without_scale, "dq and dk lack a factor"),
+    (block_backward_first_term, "the second term of the softmax Jacobian"),
     (block_backward_assigned, "you assigned them"),
 ]

@@ -72,6 +72,26 @@ def residual_dx_around_only(dout, x, weight):
     return dout
 
 
+def residual_dx_without_tanh(dout, x, weight):
+    return dout @ (np.eye(len(weight)) + weight)
+
+
+def residual_dx_transposed(dout, x, weight):
+    t = np.tanh(x @ weight.T)
+    return dout + (dout - dout * t * t) @ weight.T
+
+
+def stack_backward_from_the_top(dout, x, weights):
+    dx, dweights = dout.copy(), np.empty_like(weights)
+    for i, weight in enumerate(weights):
+        t = np.tanh(x @ weight.T)
+        du = dout * (1 - t**2)
+        dweights[i] = du.T @ x
+        dx += du @ weight
+        x = x + t
+    return dx, dweights
+
+
 def stack_backward_plain(dout, x, weights):
     kept = []
     for weight in weights:
@@ -102,6 +122,26 @@ def prenorm_backward_through_the_norm(dout, x, norm_weight, norm_bias, weight, b
     return dx, dnorm_weight, dnorm_bias, dweight, dbias
 
 
+def prenorm_backward_at_the_normed(dout, x, norm_weight, norm_bias, weight, bias):
+    normed = layernorm(x, norm_weight, norm_bias)
+    dnormed, dweight, dbias = linear_backward(dout, normed, weight)
+    dx, dnorm_weight, dnorm_bias = layernorm_backward(dnormed, normed, norm_weight)
+    return dout + dx, dnorm_weight, dnorm_bias, dweight, dbias
+
+
+def block_backward_dx_from_dout(dout, x, num_heads, **p):
+    r = x + linear(
+        attention(linear(layernorm(x, p["ln1w"], p["ln1b"]), p["qkvw"], p["qkvb"]), num_heads),
+        p["attprojw"],
+        p["attprojb"],
+    )
+    fch = linear(layernorm(r, p["ln2w"], p["ln2b"]), p["fcw"], p["fcb"])
+    dfch = gelu_backward(dout @ p["fcprojw"], fch)
+    through_mlp = layernorm_backward(dfch @ p["fcw"], r, p["ln2w"])[0]
+    dx, *others = block_backward(dout, x, num_heads, **p)
+    return dx - through_mlp, *others
+
+
 def block_backward_without_around_the_mlp(dout, x, num_heads, **p):
     ln1 = layernorm(x, p["ln1w"], p["ln1b"])
     qkv = linear(ln1, p["qkvw"], p["qkvb"])
@@ -123,8 +163,13 @@ def block_backward_without_around_the_mlp(dout, x, num_heads, **p):
 MISTAKES = [
     (residual_dx_branch_only, "x is used twice"),
     (residual_dx_around_only, "What does the branch say about x?"),
+    (residual_dx_without_tanh, "The derivative of tanh is missing"),
+    (residual_dx_transposed, "so backward multiplies by weight."),
+    (stack_backward_from_the_top, "Give it the running sum dx"),
     (stack_backward_plain, "that is a plain stack"),
     (stack_backward_from_the_first, "begin with the last"),
     (prenorm_backward_through_the_norm, "the norm stands in the branch"),
+    (prenorm_backward_at_the_normed, "needs the norm's input, which is x"),
+    (block_backward_dx_from_dout, "what goes around attention is dr"),
     (block_backward_without_around_the_mlp, "Add dout"),
 ]

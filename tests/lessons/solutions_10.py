@@ -47,6 +47,11 @@ def count_parameters_without_vectors(num_layers, channels, vocab_size, seq_len):
     return (vocab_size + seq_len) * channels + 12 * num_layers * channels**2
 
 
+def count_parameters_short_vectors(num_layers, channels, vocab_size, seq_len):
+    block = 12 * channels**2 + 8 * channels
+    return (vocab_size + seq_len + 2) * channels + num_layers * block
+
+
 def embed_backward_once(dout, tokens, wte, wpe):
     dwte, dwpe = np.zeros_like(wte), np.zeros_like(wpe)
     dwte[tokens] += dout
@@ -81,6 +86,13 @@ def classify_backward_of_x(dout, x, lnfw, lnfb, wte, targets):
     return *layernorm_backward(dlogits @ wte, x, lnfw), dwte
 
 
+def classify_backward_at_the_normed(dout, x, lnfw, lnfb, wte, targets):
+    _, _, _, dwte = classify_backward(dout, x, lnfw, lnfb, wte, targets)
+    lnf = layernorm(x, lnfw, lnfb)
+    dlogits = dout * (softmax(lnf @ wte.T) - np.eye(len(wte))[targets]) / targets.size
+    return *layernorm_backward(dlogits @ wte, lnf, lnfw), dwte
+
+
 def first_suspect_forward(errors, tolerance):
     for name, error in errors:
         if not error < tolerance:
@@ -98,11 +110,13 @@ def first_suspect_without_nan(errors, tolerance):
 MISTAKES = [
     (count_parameters_untied, "You counted the table twice"),
     (count_parameters_without_vectors, "eight vectors"),
+    (count_parameters_short_vectors, "Not all of the eight vectors have C elements"),
     (embed_backward_once, "was counted once"),
     (embed_backward_short, "dwpe has shape (4, 3), and should have (6, 3)"),
     (classify_backward_sum, "1/(B T) is missing"),
     (classify_backward_without_dout, "dout is missing"),
     (classify_backward_of_x, "what wte was multiplied by is lnf"),
+    (classify_backward_at_the_normed, "needs the norm's input, which is x"),
     (first_suspect_forward, "backward goes from the end"),
     (first_suspect_without_nan, "NaN is wrong as well"),
 ]

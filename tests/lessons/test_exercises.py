@@ -108,7 +108,7 @@ def test_what_is_wrong_is_described(capsys, wrong, words):
     ("wrong", "words"),
     [
         (lambda n: 2 * n, "right up to a factor of 2"),
-        (lambda n: n + 1, "is off by"),
+        (lambda n: n + 1, "should be 4, and is 5"),
     ],
 )
 def test_a_single_number_is_a_multiple_only_if_it_always_is(capsys, wrong, words):
@@ -153,6 +153,8 @@ def test_a_function_that_should_return_two_things_and_returns_none(capsys):
     )
     grade(named(lambda x, y: None, "both"))
     assert "it returned None: is a `return` missing?" in capsys.readouterr().out
+    grade(named(lambda x, y: (x % y, x // y), "both"))
+    assert "All is right but the order: return quotient, rest." in capsys.readouterr().out
 
 
 def test_the_case_that_is_wrong_is_shown(capsys):
