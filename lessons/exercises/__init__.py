@@ -173,10 +173,14 @@ def _describe(exercise: Exercise, pairs: list[tuple[Any, Any]]) -> str:
     right = np.isclose(got, want, rtol=exercise.tolerance, atol=1e-9)
     if right.mean() >= 0.25:
         first = tuple(int(i) for i in np.argwhere(~right)[0])
-        return f"is right in {right.mean():.0%} of its elements, and wrong first at {first}."
+        share = int(100 * right.mean())
+        return f"is right in {share}% of its elements, and wrong first at {first}."
     if np.ndim(want) == 0:
         return f"should be {want:.6g}, and is {got:.6g}."
-    return f"is off by {100 * _error(got, want):.2g} % of its largest element."
+    error = _error(got, want)
+    if error > 10:
+        return "is far too large."
+    return f"is off by {100 * error:.4g}% of its largest element."
 
 
 def _name_factor(exercise: Exercise, ratios: list[float]) -> str:

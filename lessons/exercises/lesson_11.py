@@ -49,7 +49,9 @@ def squared_average(m, v, g, beta1, beta2):
     return beta1 * m + (1 - beta1) * g, (beta2 * np.sqrt(v) + (1 - beta2) * g) ** 2
 
 
-def step_like(decoupled=True, corrected=True, eps_inside=False, decay_with_lr=True, power=None):
+def step_like(
+    decoupled=True, corrected=True, eps_inside=False, decay_with_lr=True, power=None, root=True
+):
     """A step of AdamW with things wrong."""
 
     def step(p, m, v, g, t, lr, beta1, beta2, eps, weight_decay):
@@ -58,11 +60,24 @@ def step_like(decoupled=True, corrected=True, eps_inside=False, decay_with_lr=Tr
         m, v = moments(m, v, g, beta1, beta2)
         t = power or t
         m_hat, v_hat = (m / (1 - beta1**t), v / (1 - beta2**t)) if corrected else (m, v)
-        below = np.sqrt(v_hat + eps) if eps_inside else np.sqrt(v_hat) + eps
+        below = np.sqrt(v_hat + eps) if eps_inside else (np.sqrt(v_hat) if root else v_hat) + eps
         decay = weight_decay * (lr if decay_with_lr else 1) * decoupled
         return (1 - decay) * p - lr * m_hat / below, m, v
 
     return step
+
+
+def decayed_late(p, m, v, g, t, lr, beta1, beta2, eps, weight_decay):
+    p, m, v = adamw_step(p, m, v, g, t, lr, beta1, beta2, eps, 0.0)
+    return (1 - lr * weight_decay) * p, m, v
+
+
+def not_decayed(p, m, v, g, t, lr, beta1, beta2, eps, weight_decay):
+    return adamw_step(p, m, v, g, t, lr, beta1, beta2, eps, 0.0)
+
+
+def uphill(p, m, v, g, t, lr, beta1, beta2, eps, weight_decay):
+    return adamw_step(p, m, v, g, t, -lr, beta1, beta2, eps, -weight_decay)
 
 
 def corrected_kept(p, m, v, g, t, lr, beta1, beta2, eps, weight_decay):
@@ -81,6 +96,16 @@ def clip_elements(dweight, dbias, max_norm):
 def clip_always(dweight, dbias, max_norm):
     factor = max_norm / (np.sqrt(np.sum(dweight**2) + np.sum(dbias**2)) + 1e-6)
     return factor * dweight, factor * dbias
+
+
+def clip_by(norm):
+    """Clip by something that is not the global norm, from the tensors' sums of squares."""
+
+    def clipped(dweight, dbias, max_norm):
+        factor = min(1.0, max_norm / (norm(np.sum(dweight**2), np.sum(dbias**2)) + 1e-6))
+        return factor * dweight, factor * dbias
+
+    return clipped
 
 
 def moment_case(size: int, beta1: float, beta2: float) -> dict[str, np.ndarray | float]:
@@ -164,6 +189,14 @@ grade = Grader(
             "The decay forgot the learning rate: p shrinks by lr * weight_decay.": (
                 step_like(decay_with_lr=False)
             ),
+            "The root is missing: the step divides by sqrt(v_hat), not by v_hat.": (
+                step_like(root=False)
+            ),
+            "The decay came after the step. Both take the old p: decay it first, and then step.": (
+                decayed_late
+            ),
+            "There is no decay: p shrinks by lr * weight_decay of itself.": not_decayed,
+            "That goes uphill: the step is to be subtracted from p.": uphill,
             "You returned the corrected averages. The correction is for this step only; the next "
             "one goes on with m and v as they were before it.": corrected_kept,
         },
@@ -177,6 +210,12 @@ grade = Grader(
             "norm over both.": clip_each,
             "Each element was clipped by itself, which turns the direction. All of them need the "
             "same factor.": clip_elements,
+            "The root is missing: the norm is the root of the sum of the squares.": (
+                clip_by(lambda weight, bias: weight + bias)
+            ),
+            "You added up the two norms. Add the squares of all elements, and take one root.": (
+                clip_by(lambda weight, bias: np.sqrt(weight) + np.sqrt(bias))
+            ),
             "Short gradients were made longer: where the norm is below the limit, nothing "
             "changes.": clip_always,
         },

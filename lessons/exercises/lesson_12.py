@@ -67,6 +67,12 @@ def always_marked(code_point: int) -> list[int]:
     return utf8(code_point) if code_point > 127 else [192, 128 + code_point]
 
 
+def upper_bits_left(code_point: int) -> list[int]:
+    *first, last = utf8(code_point)
+    upper = [128 + (code_point >> 6 * i) for i in range(len(first) - 1, 0, -1)]
+    return [*first[:1], *upper, last]
+
+
 def pairs_apart(tokens: list[int]) -> dict[Pair, int]:
     counts: dict[Pair, int] = {}
     for i in range(0, len(tokens) - 1, 2):
@@ -113,6 +119,23 @@ def leftmost_first(word: bytes, ranks: dict[bytes, int]) -> list[int]:
     return join(word, ranks, lambda found: min(found, key=lambda item: item[1]))
 
 
+def one_pass(word: bytes, ranks: dict[bytes, int]) -> list[int]:
+    """Goes from left to right, once."""
+    pieces = [bytes([byte]) for byte in word]
+    for i in range(len(pieces)):
+        if b"".join(pieces[i : i + 2]) in ranks:
+            pieces[i : i + 2] = [b"".join(pieces[i : i + 2])]
+    return [ranks[piece] for piece in pieces]
+
+
+def joined_once(word: bytes, ranks: dict[bytes, int]) -> list[int]:
+    pieces = [bytes([byte]) for byte in word]
+    found = [i for i in range(len(word) - 1) if word[i : i + 2] in ranks]
+    i = min(found, key=lambda i: ranks[word[i : i + 2]])
+    pieces[i : i + 2] = [word[i : i + 2]]
+    return [ranks[piece] for piece in pieces]
+
+
 def highest_first(word: bytes, ranks: dict[bytes, int]) -> list[int]:
     return join(word, ranks, max)
 
@@ -135,6 +158,9 @@ grade = Grader(
         mistakes={
             "The bytes after the first lack their mark: each begins with 10, so add 128.": (
                 unmarked
+            ),
+            "A byte after the first holds six bits only: after // 64 or // 4096 take % 64.": (
+                upper_bits_left
             ),
             "The bytes are in the wrong order: the upper bits come first.": backwards,
             "Code points below 128 are one byte, just as they are: ASCII is UTF-8.": always_marked,
@@ -179,6 +205,10 @@ grade = Grader(
             "of all neighbours, join those of the lowest rank.": longest_first,
             "You join the leftmost neighbours that are in the table. Of all of them, the lowest "
             "rank comes first.": leftmost_first,
+            "You go from left to right and join what is in the table. Of all neighbours, the "
+            "lowest rank comes first; then look at all of them again.": one_pass,
+            "You stopped after one union. Look at the new neighbours, until none of their unions "
+            "is in the table.": joined_once,
             "You join the highest rank first. The lowest was learnt first.": highest_first,
             "These are the single bytes; nothing was joined.": never_merged,
         },

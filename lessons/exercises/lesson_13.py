@@ -84,6 +84,11 @@ def _fit(
     return np.array(losses), np.array(norms)
 
 
+def fit_with_limited_norms(max_norm: float, **rest: Any) -> tuple[np.ndarray, np.ndarray]:
+    losses, norms = _fit(max_norm=max_norm, **rest)
+    return losses, np.minimum(norms, max_norm)
+
+
 def fit_cases() -> list[dict[str, Any]]:
     cases = []
     for seed, (num_steps, values) in enumerate(((4, 5), (6, 3))):
@@ -109,11 +114,18 @@ def learning_rates(num_steps: int, lr: float, min_lr: float, warmup: int) -> np.
 
 
 def _learning_rates(
-    num_steps: int, lr: float, min_lr: float, warmup: int, first: int, begin: int
+    num_steps: int,
+    lr: float,
+    min_lr: float,
+    warmup: int,
+    first: int,
+    begin: int,
+    end: int | None = None,
+    half: float = 0.5,
 ) -> np.ndarray:
     steps = np.arange(num_steps)
-    progress = (steps - begin) / (num_steps - begin)
-    falling = min_lr + (lr - min_lr) * (1 + np.cos(np.pi * progress)) / 2
+    progress = (steps - begin) / (num_steps - begin if end is None else end)
+    falling = min_lr + (lr - min_lr) * (1 + np.cos(np.pi * progress)) * half
     return np.where(steps < warmup, lr * (steps + first) / max(1, warmup), falling)
 
 
@@ -133,6 +145,15 @@ def _smooth(values: np.ndarray, beta: float, first: float = 0.0) -> np.ndarray:
     mean, means = first, []
     for value in values:
         mean = beta * mean + (1 - beta) * value
+        means.append(mean)
+    return np.array(means)
+
+
+def correction_kept(values: np.ndarray, beta: float) -> np.ndarray:
+    """Goes on with the corrected mean."""
+    mean, means = 0.0, []
+    for s, value in enumerate(values):
+        mean = (beta * mean + (1 - beta) * value) / (1 - beta ** (s + 1))
         means.append(mean)
     return np.array(means)
 
@@ -172,6 +193,9 @@ grade = Grader(
             "Every step used the first batch. Each rate has a batch of its own.": (
                 lambda **a: _fit(**a, same_batch=True)
             ),
+            "Losses and norms changed places: the losses come first.": lambda **a: _fit(**a)[::-1],
+            "These are the norms after clipping. Return what optimizer.step returns, which is from "
+            "before it: else a jump would not show.": fit_with_limited_norms,
         },
     ),
     Exercise(
@@ -184,6 +208,16 @@ grade = Grader(
             ),
             "The cosine runs over all steps. It begins where the warm-up ends: "
             "(s - W) / (S - W).": lambda **a: _learning_rates(**a, first=1, begin=0),
+            "The cosine takes S - W steps from its top to its floor, not S.": lambda **a: (
+                _learning_rates(**a, first=1, begin=a["warmup"], end=a["num_steps"])
+            ),
+            "Your last step is at the floor already. By the formula the step after the last would "
+            "be: divide by S - W.": lambda **a: _learning_rates(
+                **a, first=1, begin=a["warmup"], end=a["num_steps"] - a["warmup"] - 1
+            ),
+            "The cosine begins at twice its height: 1 + cos goes from 2 to 0, so halve it.": (
+                lambda **a: _learning_rates(**a, first=1, begin=a["warmup"], half=1.0)
+            ),
             "The floor is missing: the cosine falls to min_lr, not to 0.": (
                 lambda min_lr, **a: learning_rates(**a, min_lr=0.0)
             ),
@@ -201,6 +235,8 @@ grade = Grader(
                     _smooth(values, beta) / (1 - beta ** np.arange(2, len(values) + 2))
                 )
             ),
+            "You went on with the corrected mean. The correction is for the result only; the next "
+            "mean is made of the uncorrected one.": correction_kept,
             "You started from the first value, which then counts ten times as much as the second "
             "if beta is 0.9. Start from 0, and correct.": (
                 lambda values, beta: _smooth(values, beta, values[0])

@@ -43,6 +43,15 @@ def penalise(logits: np.ndarray, text: np.ndarray, penalty: float) -> np.ndarray
     return result
 
 
+def sorted_top_p(probs: np.ndarray, p: float) -> np.ndarray:
+    return -np.sort(-top_p(probs, p))
+
+
+def unlikely_top_p(probs: np.ndarray, p: float) -> np.ndarray:
+    """Begins with the least likely, with the token that crosses p or without it."""
+    return renormalised(probs, np.cumsum(np.sort(probs))[np.argsort(np.argsort(probs))] <= p)
+
+
 def penalise_each_time(logits: np.ndarray, text: np.ndarray, penalty: float) -> np.ndarray:
     for token in text:
         logits = penalise(logits, np.array([token]), penalty)
@@ -53,6 +62,10 @@ def divide_all_said(logits: np.ndarray, text: np.ndarray, penalty: float) -> np.
     result = logits.copy()
     result[text] = logits[text] / penalty
     return result
+
+
+def negatives_left(logits: np.ndarray, text: np.ndarray, penalty: float) -> np.ndarray:
+    return np.where(logits > 0, penalise(logits, text, penalty), logits)
 
 
 def work(prompt: int, new: int, cache: bool) -> int:
@@ -123,6 +136,12 @@ grade = Grader(
             "You add up in the order of the vocabulary. Sort first: the likeliest come first.": (
                 lambda probs, p: renormalised(probs, np.cumsum(probs) - probs < p)
             ),
+            "Every token keeps its place: put what is left back where it was before you sorted.": (
+                sorted_top_p
+            ),
+            "You begin with the least likely tokens: np.sort and np.argsort go upwards.": (
+                unlikely_top_p
+            ),
             "You keep each token whose own probability is above a bound. It is their sum that has "
             "to reach p.": lambda probs, p: renormalised(probs, probs >= 1 - p),
         },
@@ -137,6 +156,9 @@ grade = Grader(
         mistakes={
             "You divide negative logits, too. That brings them nearer to 0 and makes their tokens "
             "likelier: multiply them.": divide_all_said,
+            "You leave negative logits as they are. They have to fall, too: multiply them.": (
+                negatives_left
+            ),
             "A token that was said three times pays three times. It pays once, however often it "
             "was said.": penalise_each_time,
             "You penalise every token, whether it was said or not.": (
@@ -155,6 +177,14 @@ grade = Grader(
             "The last token is written, but never read: nothing follows it, so no pass has it as "
             "input.": lambda prompt, new, cache: (
                 prompt + new if cache else sum(range(prompt + 1, prompt + new + 1))
+            ),
+            "Without a cache it is right. With one, the last token is written, but never read: no "
+            "pass has it as input.": lambda prompt, new, cache: work(prompt, new, cache) + cache,
+            "Without a cache it is right. With one, the first pass reads the whole prompt.": (
+                lambda prompt, new, cache: new if cache else work(prompt, new, cache)
+            ),
+            "With a cache it is right. Without one, each pass has one row more than the last.": (
+                lambda prompt, new, cache: work(prompt, new, cache) if cache else prompt * new
             ),
             "You have not counted the prompt.": lambda prompt, new, cache: (
                 new - 1 if cache else sum(range(new))

@@ -15,6 +15,10 @@ def rmsnorm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + EPS) * weight
 
 
+def root_mean_square(x: np.ndarray) -> np.ndarray:
+    return np.sqrt((x**2).mean(axis=-1, keepdims=True) + EPS)
+
+
 def rmsnorm_dx(
     dout: np.ndarray, x: np.ndarray, weight: np.ndarray, terms: tuple[bool, bool] = (False, True)
 ) -> np.ndarray:
@@ -146,10 +150,12 @@ def llama_attention_backward(
     v: np.ndarray,
     angles: np.ndarray,
     rotate: str = "qk",
+    inner: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`rotate`: which gradients to turn back."""
+    """`rotate`: which gradients to turn back; `inner`: by what q and k were turned."""
     G = q.shape[2] // k.shape[2]
-    rotated = rope(q, angles), repeat_heads(rope(k, angles), G)
+    inner = angles if inner is None else inner
+    rotated = rope(q, inner), repeat_heads(rope(k, inner), G)
     probs = _probs(*rotated)
     dprobs = np.einsum("bthd,bshd->bhts", dout, repeat_heads(v, G))
     dscores = probs * (dprobs - (probs * dprobs).sum(axis=-1, keepdims=True))
@@ -162,6 +168,13 @@ def llama_attention_backward(
         rope(gradient, -angles) if name in rotate else gradient
         for name, gradient in gradients.items()
     )
+
+
+def turned_forwards(
+    dout: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, angles: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    dq, dk, dv = llama_attention_backward(dout, q, k, v, angles, rotate="")
+    return rope(dq, angles), rope(dk, angles), dv
 
 
 def attention_cases(*sizes: tuple[int, int, int, int, int]) -> list[dict[str, np.ndarray]]:
@@ -215,6 +228,9 @@ grade = Grader(
             ),
             "You summed dnorm norm over the row. The mean square is a mean: there is a 1/C in "
             "it.": rmsnorm_dx_sum,
+            "The factor rstd in front of the bracket is missing.": (
+                lambda dout, x, weight: rmsnorm_dx(dout, x, weight) * root_mean_square(x)
+            ),
             "`weight` is missing: the gradient of the normalised row is dout weight.": (
                 lambda dout, x, weight: rmsnorm_dx(dout, x, np.ones_like(weight))
             ),
@@ -228,6 +244,9 @@ grade = Grader(
         mistakes={
             "You turned forwards once more. The way back turns by the opposite angle: look at the "
             "signs of the sines.": lambda dout, x, angles: rope(dout, angles),
+            "You turned x. What has to be turned back is the gradient, dout.": (
+                lambda dout, x, angles: rope(x, -angles)
+            ),
             "That is dout as it came: nothing is turned.": lambda dout, x, angles: dout,
         },
     ),
@@ -286,6 +305,13 @@ grade = Grader(
             "dk and dv are right. dq is not turned back.": (
                 lambda *_, **a: llama_attention_backward(**a, rotate="k")
             ),
+            "dv is right. dq and dk are turned forwards once more. The way back turns by the "
+            "opposite angle: use rope_dx.": turned_forwards,
+            "attention_backward has to be given the rotated queries and keys, as attention was.": (
+                lambda angles, **a: llama_attention_backward(
+                    **a, angles=angles, inner=np.zeros_like(angles)
+                )
+            ),
             "dq and dk are right. You turned dv back, too, but values are never rotated.": (
                 lambda *_, **a: llama_attention_backward(**a, rotate="qkv")
             ),
@@ -299,6 +325,9 @@ grade = Grader(
         mistakes={
             "That is half of it: keys and values are both kept.": (
                 lambda **a: cache_bytes(**a) // 2
+            ),
+            "That is how many numbers are kept. Each takes `bytes_each` bytes.": (
+                lambda bytes_each, **a: cache_bytes(**a, bytes_each=1)
             ),
             "That is the cache of one layer. Each layer has keys and values of its own.": (
                 lambda num_layers, **a: cache_bytes(1, **a)

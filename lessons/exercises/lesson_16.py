@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import pickletools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,10 +78,13 @@ def view(
     return result
 
 
-def safetensors_tensor(data: bytes, name: str) -> np.ndarray:
+def safetensors_tensor(
+    data: bytes, name: str, begin: Callable[[int], int] = lambda length: 8 + length
+) -> np.ndarray:
+    """`begin`: from the header's length to the byte from which offsets count."""
     length = int.from_bytes(data[:8], "little")
     entry = json.loads(data[8 : 8 + length])[name]
-    start, end = (8 + length + offset for offset in entry["data_offsets"])
+    start, end = (begin(length) + offset for offset in entry["data_offsets"])
     return np.frombuffer(data[start:end], "<f4").reshape(entry["shape"])
 
 
@@ -187,5 +191,13 @@ grade = Grader(
         safetensors_tensor,
         [{"data": FILE, "name": name} for name in ("x", "wte", "lnfw")],
         ["tensor"],
+        mistakes={
+            "Those are bytes of the header. The offsets count from its end, which is at byte "
+            "8 + length.": lambda data, name: safetensors_tensor(data, name, lambda length: 0),
+            "The offsets count from the end of the header, which is at byte 8 + length: the length "
+            "is missing.": lambda data, name: safetensors_tensor(data, name, lambda length: 8),
+            "The offsets count from the end of the header, which is at byte 8 + length: the 8 are "
+            "missing.": lambda data, name: safetensors_tensor(data, name, lambda length: length),
+        },
     ),
 )

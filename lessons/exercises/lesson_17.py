@@ -39,8 +39,11 @@ class Frugal(Exercise):
         results = list(result) if isinstance(result, tuple) else [result]
         share = peak - sum(each.nbytes for each in results if isinstance(each, np.ndarray))
         share /= self.whole(**case)
-        fits = f"a part of {self.named}"
-        return [*results, fits if share < 0.5 else f"{share:.1f} times {self.named}"]
+        used = f"a part of {self.named}" if share < 0.5 else f"{share:.1f} times {self.named}"
+        for name, value in case.items():
+            if isinstance(value, np.ndarray) and not np.array_equal(arguments[name], value):
+                used = f"{name} itself, which is overwritten now"
+        return [*results, used]
 
 
 class Cut(Exercise):
@@ -193,6 +196,9 @@ grade = Grader(
         mistakes={
             "You counted what is read, but the result has to be written, too.": (
                 lambda N, I, O, itemsize: 2 * N * I * O / (itemsize * (N * I + I * O))  # noqa: E741
+            ),
+            "The bytes are what you divide by, all of them: parentheses are missing.": (
+                lambda N, I, O, itemsize: 2 * N * I * O / itemsize * (N * I + I * O + N * O)  # noqa: E741
             ),
             "That is bytes per operation. Intensity is the other way round: operations per byte.": (
                 lambda N, I, O, itemsize: 1 / matmul_intensity(N, I, O, itemsize)  # noqa: E741

@@ -60,6 +60,14 @@ def square() -> Node:
     return add("loss", z, x)
 
 
+def parallel() -> Node:
+    """loss = y z with y = x + w and z = x + w, at x = 3 and w = 4: two ways to the same leaves."""
+    x, w = Node("x"), Node("w")
+    y = add("y", x, w)
+    z = add("z", x, w)
+    return multiply("loss", y, z, 7.0, 7.0)
+
+
 # --- the order
 
 
@@ -93,6 +101,14 @@ def order_node_first(node: Node) -> list[Node]:
 
 def order_repeated(node: Node) -> list[Node]:
     return [n for parent in node.parents for n in order_repeated(parent)] + [node]
+
+
+def order_remembered_locally(node: Node) -> list[Node]:
+    order: list[Node] = []
+    for parent in node.parents:
+        if parent not in order:
+            order += order_remembered_locally(parent)
+    return [*order, node]
 
 
 # --- the walk
@@ -175,7 +191,7 @@ SHAPES = [
 grade = Grader(
     Exercise(
         topological_order,
-        [{"node": diamond()}, {"node": square()}],
+        [{"node": diamond()}, {"node": square()}, {"node": parallel()}],
         ["order"],
         mistakes={
             "A node stands before its parents in your list. Append it after all of them have been "
@@ -183,6 +199,8 @@ grade = Grader(
             "A node that is used twice comes twice. Remember which ones you have visited.": (
                 order_repeated
             ),
+            "A node that two others were made from comes twice. Remember which ones you have "
+            "visited in the whole graph, and not for each node anew.": order_remembered_locally,
             "Your list is upside down: parents come first, the loss last.": (
                 lambda node: topological_order(node)[::-1]
             ),
@@ -190,7 +208,7 @@ grade = Grader(
     ),
     Exercise(
         gradients,
-        [{"order": topological_order(diamond())}, {"order": topological_order(square())}],
+        [{"order": topological_order(node)} for node in (diamond(), square(), parallel())],
         ["gradients"],
         mistakes={
             "A value that is used twice gets two gradients, and the later one has replaced the "

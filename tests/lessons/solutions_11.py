@@ -83,6 +83,27 @@ def adamw_step_keeps_the_corrected(p, m, v, g, t, lr, beta1, beta2, eps, weight_
     return p - lr * weight_decay * p - lr * m / (np.sqrt(v) + eps), m, v
 
 
+def adamw_step_without_root(p, m, v, g, t, lr, beta1, beta2, eps, weight_decay):
+    m, v = moments(m, v, g, beta1, beta2)
+    step = (m / (1 - beta1**t)) / (v / (1 - beta2**t) + eps)
+    return p - lr * weight_decay * p - lr * step, m, v
+
+
+def adamw_step_then_decay(p, m, v, g, t, lr, beta1, beta2, eps, weight_decay):
+    p, m, v = adamw_step(p, m, v, g, t, lr, beta1, beta2, eps, 0.0)
+    return p - lr * weight_decay * p, m, v
+
+
+def adamw_step_without_decay(p, m, v, g, t, lr, beta1, beta2, eps, weight_decay):
+    return adamw_step(p, m, v, g, t, lr, beta1, beta2, eps, 0.0)
+
+
+def adamw_step_uphill(p, m, v, g, t, lr, beta1, beta2, eps, weight_decay):
+    m, v = moments(m, v, g, beta1, beta2)
+    step = (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps)
+    return p - lr * weight_decay * p + lr * step, m, v
+
+
 def clip_tensor_by_tensor(dweight, dbias, max_norm):
     result = []
     for d in (dweight, dbias):
@@ -100,6 +121,16 @@ def clip_short_ones_too(dweight, dbias, max_norm):
     return dweight * max_norm / norm, dbias * max_norm / norm
 
 
+def clip_without_root(dweight, dbias, max_norm):
+    norm = np.sum(dweight**2) + np.sum(dbias**2)
+    return dweight * min(1.0, max_norm / norm), dbias * min(1.0, max_norm / norm)
+
+
+def clip_by_the_sum_of_norms(dweight, dbias, max_norm):
+    norm = np.linalg.norm(dweight) + np.linalg.norm(dbias)
+    return dweight * min(1.0, max_norm / norm), dbias * min(1.0, max_norm / norm)
+
+
 MISTAKES = [
     (moments_sum, "You added the whole of g"),
     (moments_without_square, "forgot to square"),
@@ -111,7 +142,13 @@ MISTAKES = [
     (adamw_step_eps_inside, "eps is inside of the root"),
     (adamw_step_decay_without_lr, "The decay forgot the learning rate"),
     (adamw_step_keeps_the_corrected, "You returned the corrected averages"),
+    (adamw_step_without_root, "The root is missing: the step"),
+    (adamw_step_then_decay, "The decay came after the step"),
+    (adamw_step_without_decay, "There is no decay"),
+    (adamw_step_uphill, "That goes uphill"),
     (clip_tensor_by_tensor, "Take one norm over both"),
     (clip_element_by_element, "All of them need the same factor"),
+    (clip_without_root, "the root of the sum of the squares"),
+    (clip_by_the_sum_of_norms, "You added up the two norms"),
     (clip_short_ones_too, "Short gradients were made longer"),
 ]

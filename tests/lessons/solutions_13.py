@@ -66,6 +66,16 @@ def fit_stepping_first(model, optimizer, batches, rates, max_norm):
     return losses, norms
 
 
+def fit_norms_first(model, optimizer, batches, rates, max_norm):
+    losses, norms = fit(model, optimizer, batches, rates, max_norm)
+    return norms, losses
+
+
+def fit_with_clipped_norms(model, optimizer, batches, rates, max_norm):
+    losses, norms = fit(model, optimizer, batches, rates, max_norm)
+    return losses, [min(norm, max_norm) for norm in norms]
+
+
 def learning_rates_from_zero(num_steps, lr, min_lr, warmup):
     rates = []
     for step in range(num_steps):
@@ -82,6 +92,36 @@ def learning_rates_over_all_steps(num_steps, lr, min_lr, warmup):
     rates = min_lr + (lr - min_lr) / 2 * (1 + np.cos(np.pi * steps / num_steps))
     rates[:warmup] = lr * (steps[:warmup] + 1) / max(1, warmup)
     return rates
+
+
+def learning_rates_like(s, num_steps, lr, min_lr, warmup, length, factor=0.5):
+    if s < warmup:
+        return lr * (s + 1) / warmup
+    return min_lr + factor * (lr - min_lr) * (1 + math.cos(math.pi * (s - warmup) / length))
+
+
+def learning_rates_too_slow(num_steps, lr, min_lr, warmup):
+    args = num_steps, lr, min_lr, warmup, num_steps
+    return np.array([learning_rates_like(s, *args) for s in range(num_steps)])
+
+
+def learning_rates_to_the_floor(num_steps, lr, min_lr, warmup):
+    args = num_steps, lr, min_lr, warmup, num_steps - 1 - warmup
+    return np.array([learning_rates_like(s, *args) for s in range(num_steps)])
+
+
+def learning_rates_not_halved(num_steps, lr, min_lr, warmup):
+    args = num_steps, lr, min_lr, warmup, num_steps - warmup, 1
+    return np.array([learning_rates_like(s, *args) for s in range(num_steps)])
+
+
+def smooth_going_on_corrected(values, beta):
+    mean, means = 0.0, []
+    for s, value in enumerate(values):
+        mean = beta * mean + (1 - beta) * value
+        mean /= 1 - beta ** (s + 1)
+        means.append(mean)
+    return means
 
 
 def smooth_without_correction(values, beta):
@@ -104,8 +144,14 @@ MISTAKES = [
     (fit_without_zero_grad, "The gradients of all steps add up"),
     (fit_without_clipping, "The gradients are not clipped"),
     (fit_stepping_first, "before the backward pass"),
+    (fit_norms_first, "changed places: the losses"),
+    (fit_with_clipped_norms, "the norms after clipping"),
     (learning_rates_from_zero, "the first step is wasted"),
     (learning_rates_over_all_steps, "It begins where the warm-up ends"),
+    (learning_rates_too_slow, "takes S - W steps"),
+    (learning_rates_to_the_floor, "at the floor already"),
+    (learning_rates_not_halved, "twice its height"),
+    (smooth_going_on_corrected, "You went on with the corrected mean"),
     (smooth_without_correction, "The correction is missing"),
     (bits_per_byte_in_nats, "divide by log 2"),
     (bits_per_byte_upside_down, "changed places"),

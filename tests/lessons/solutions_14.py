@@ -85,6 +85,28 @@ def top_p_unsorted(probs, p):
     return kept / total
 
 
+def top_p_sorted(probs, p):
+    falling = np.sort(probs)[::-1]
+    kept = np.where(np.cumsum(falling) - falling < p, falling, 0)
+    return kept / kept.sum()
+
+
+def top_p_of_the_unlikely(probs, p):
+    order = np.argsort(probs)
+    some = order[np.cumsum(probs[order]) <= p]
+    kept = np.zeros_like(probs)
+    kept[some] = probs[some]
+    return kept / kept.sum()
+
+
+def penalise_only_positive(logits, text, penalty):
+    result = logits.copy()
+    for token in set(text):
+        if result[token] > 0:
+            result[token] /= penalty
+    return result
+
+
 def penalise_only_divided(logits, text, penalty):
     result = logits.copy()
     for token in set(text):
@@ -103,6 +125,18 @@ def work_with_the_last(prompt, new, cache):
     return prompt + new if cache else sum(prompt + i + 1 for i in range(new))
 
 
+def work_with_the_last_cached(prompt, new, cache):
+    return prompt + new if cache else sum(prompt + i for i in range(new))
+
+
+def work_without_the_first_pass(prompt, new, cache):
+    return new if cache else sum(prompt + i for i in range(new))
+
+
+def work_without_growth(prompt, new, cache):
+    return prompt + new - 1 if cache else prompt * new
+
+
 MISTAKES = [
     (with_temperature_multiplied, "heat makes the choice surer"),
     (with_temperature_on_probabilities, "before the exponential"),
@@ -111,7 +145,13 @@ MISTAKES = [
     (top_k_of_the_unlikely, "sorting goes upwards"),
     (top_p_one_too_few, "The token that crosses p is missing"),
     (top_p_unsorted, "Sort first"),
+    (top_p_sorted, "Every token keeps its place"),
+    (top_p_of_the_unlikely, "the least likely tokens"),
+    (penalise_only_positive, "You leave negative logits"),
     (penalise_only_divided, "makes their tokens likelier"),
     (penalise_in_a_loop, "however often it was said"),
     (work_with_the_last, "written, but never read"),
+    (work_with_the_last_cached, "With one, the last token"),
+    (work_without_the_first_pass, "the first pass reads the whole prompt"),
+    (work_without_growth, "one row more than the last"),
 ]

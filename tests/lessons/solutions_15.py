@@ -27,6 +27,10 @@ def rmsnorm_dx_sum(dout, x, weight):
     return (dnorm - norm * (dnorm * norm).sum(axis=1, keepdims=True)) * rstd
 
 
+def rmsnorm_dx_without_rstd(dout, x, weight):
+    return rmsnorm_dx(dout, x, weight) * np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5)
+
+
 def rope_dx(dout, x, angles):
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]  # (T, 1, D/2)
     even, odd = dout[..., 0::2], dout[..., 1::2]  # (B, T, H, D/2)
@@ -38,6 +42,10 @@ def rope_dx(dout, x, angles):
 
 def rope_dx_forwards(dout, x, angles):
     return rope_dx(dout, x, -angles)
+
+
+def rope_dx_of_x(dout, x, angles):
+    return rope_dx(x, x, angles)
 
 
 def swiglu_backward(dout, gate, up):
@@ -112,6 +120,18 @@ def llama_attention_backward_values_turned(dout, q, k, v, angles):
     return dq, dk, (dv.view(complex) * np.exp(-1j * angles)[:, None]).view(float)
 
 
+def llama_attention_backward_forwards(dout, q, k, v, angles):
+    dq, dk, dv = llama_attention_backward(dout, q, k, v, angles)
+    turn = np.exp(2j * angles)[:, None]
+    return (dq.view(complex) * turn).view(float), (dk.view(complex) * turn).view(float), dv
+
+
+def llama_attention_backward_not_rotated(dout, q, k, v, angles):
+    dq, dk, dv = llama_attention_backward(dout, q, k, v, np.zeros_like(angles))
+    turn = np.exp(-1j * angles)[:, None]
+    return (dq.view(complex) * turn).view(float), (dk.view(complex) * turn).view(float), dv
+
+
 def llama_attention_backward_scale(dout, q, k, v, angles):
     dq, dk, dv = llama_attention_backward(dout, q, k, v, angles)
     return dq, dk / np.sqrt(q.shape[3]), dv
@@ -126,7 +146,16 @@ def cache_bytes_keys(num_layers, num_kv_heads, head_size, positions, bytes_each)
     return positions * num_layers * num_kv_heads * head_size * bytes_each
 
 
+def cache_bytes_numbers(num_layers, num_kv_heads, head_size, positions, bytes_each):
+    return positions * num_layers * num_kv_heads * head_size * 2
+
+
 MISTAKES = [
+    (rmsnorm_dx_without_rstd, "The factor rstd in front"),
+    (rope_dx_of_x, "You turned x"),
+    (llama_attention_backward_forwards, "turned forwards once more"),
+    (llama_attention_backward_not_rotated, "has to be given the rotated"),
+    (cache_bytes_numbers, "how many numbers are kept"),
     (rmsnorm_dx_direct, "The second term is missing"),
     (rmsnorm_dx_layernorm, "layernorm's third term"),
     (rmsnorm_dx_sum, "The mean square is a mean"),

@@ -116,6 +116,19 @@ def view_without_strides(storage, offset, size, strides):
     return storage[offset : offset + math.prod(size)].reshape(size)
 
 
+def safetensors_tensor_from_the_start(data, name):
+    entry = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])[name]
+    start, end = entry["data_offsets"]
+    return np.frombuffer(data[start:end], "<f4").reshape(entry["shape"])
+
+
+def safetensors_tensor_without_eight(data, name):
+    length = int.from_bytes(data[:8], "little")
+    entry = json.loads(data[8 : 8 + length])[name]
+    start, end = entry["data_offsets"]
+    return np.frombuffer(data[length:][start:end], "<f4").reshape(entry["shape"])
+
+
 def safetensors_tensor_flat(data, name):
     return safetensors_tensor(data, name).ravel()
 
@@ -127,5 +140,7 @@ MISTAKES = [
     (strides_of_itself_too, "Each stride has its own size in it"),
     (view_without_offset, "The offset is missing"),
     (view_without_strides, "The strides say how far"),
+    (safetensors_tensor_from_the_start, "Those are bytes of the header"),
+    (safetensors_tensor_without_eight, "the 8 are missing"),
     (safetensors_tensor_flat, "should have"),
 ]

@@ -70,6 +70,12 @@ def in_tiles_concatenated(function, x, size):
     return np.concatenate([function(x[i : i + size]) for i in range(0, len(x), size)])
 
 
+def in_tiles_overwriting(function, x, size):
+    for start in range(0, len(x), size):
+        x[start : start + size] = function(x[start : start + size])
+    return x
+
+
 def thread_slices_no_rest(length, count):
     size = length // count
     return [slice(size * i, size * i + size) for i in range(count)]
@@ -93,6 +99,10 @@ def matmul_intensity_multiplications(N, I, O, itemsize):  # noqa: E741
 
 def matmul_intensity_numbers(N, I, O, itemsize):  # noqa: E741
     return 2 * N * I * O / (N * I + I * O + N * O)
+
+
+def matmul_intensity_parentheses(N, I, O, itemsize):  # noqa: E741
+    return 2 * N * I * O / itemsize * (N * I + I * O + N * O)
 
 
 def matmul_intensity_no_output(N, I, O, itemsize):  # noqa: E741
@@ -150,11 +160,13 @@ MISTAKES = [
     (in_tiles_no_rest, "The last tile is missing"),
     (in_tiles_whole, "should be 'a part of x', and is '"),
     (in_tiles_concatenated, "should be 'a part of x', and is '1.0 times x'"),
+    (in_tiles_overwriting, "and is 'x itself, which is overwritten now'"),
     (thread_slices_no_rest, "The remainder is lost"),
     (thread_slices_rest_at_end, "all other threads wait for that one"),
     (thread_slices_rounded_up, "their count should be '9', and is '8'"),
     (matmul_intensity_multiplications, "2 (for each product, a multiplication and an addition)"),
     (matmul_intensity_numbers, "bytes are counted, not numbers) is missing"),
+    (matmul_intensity_parentheses, "parentheses are missing"),
     (matmul_intensity_no_output, "the result has to be written, too"),
     (layernorm_counts_numbers, "itemsize is missing"),
     (layernorm_counts_twice, "which is read once"),

@@ -30,6 +30,13 @@ def topological_order_repeated(node):
     return [*order, node]
 
 
+def topological_order_anew(node):
+    order = []
+    for parent in node.parents:
+        order.extend([] if parent in order else topological_order_anew(parent))
+    return [*order, node]
+
+
 def topological_order_reversed(node):
     return list(reversed(topological_order(node)))
 
@@ -118,6 +125,7 @@ def max_backward_mask(dout, x):
 MISTAKES = [
     (topological_order_first, "A node stands before its parents"),
     (topological_order_repeated, "Remember which ones you have visited"),
+    (topological_order_anew, "in the whole graph"),
     (topological_order_reversed, "upside down"),
     (gradients_assigned, "They add"),
     (gradients_forwards, "it stopped with KeyError"),
