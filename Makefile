@@ -3,13 +3,18 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: train test gradcheck lint lessons
+.PHONY: train test faults gradcheck lint lessons
 
 train: .venv/train
 	$(BIN)/python gpt2_train.py
 
 test: .venv/test
 	$(BIN)/python -m pytest --numprocesses auto
+
+# make faults KILLS=1000 SEED=7
+faults: KILLS ?= 200
+faults: .venv/test
+	KILLS=$(KILLS) $(BIN)/python -m pytest tests/faults --capture=no
 
 gradcheck: .venv/train
 	$(BIN)/python gradcheck.py

@@ -188,7 +188,7 @@ class MPIRanks(Ranks):
         return float(result[0])
 
     def sum(self, flat: np.ndarray) -> None:
-        for chunk in _chunks(flat, CHUNK):
+        for chunk in _chunks(flat):
             self._comm.Allreduce(self._mpi.IN_PLACE, chunk)
 
     def sum_parts(self, flat: np.ndarray) -> None:
@@ -211,7 +211,7 @@ class MPIRanks(Ranks):
 
     def collect(self, part: np.ndarray, size: int) -> Iterator[np.ndarray]:
         if self.rank > 0:
-            for chunk in _chunks(part, CHUNK):
+            for chunk in _chunks(part):
                 self._comm.Send(chunk, 0)
             return
         yield part
@@ -262,8 +262,8 @@ def find_ranks() -> Ranks:
     return MPIRanks() if any(name in os.environ for name in LAUNCHED) else Ranks()
 
 
-def _chunks(flat: np.ndarray, most: int) -> list[np.ndarray]:
-    return [flat[start : start + most] for start in range(0, len(flat), most)]
+def _chunks(flat: np.ndarray) -> list[np.ndarray]:
+    return [flat[start : start + CHUNK] for start in range(0, len(flat), CHUNK)]
 
 
 def _own_cores() -> set[int]:

@@ -52,7 +52,8 @@ class Log:
     def _read(self) -> list[dict[str, float | None]]:
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
-                lines = csv.DictReader(file)
+                # A full disk or a power cut leaves a part of a row; that step comes again.
+                lines = csv.DictReader(line for line in file if line.endswith("\n"))
                 if lines.fieldnames != list(COLUMNS):
                     raise ValueError("other columns")
                 return [

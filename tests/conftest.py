@@ -1,4 +1,7 @@
 import importlib
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +12,16 @@ from hypothesis import settings
 from dev.data.textfile import main as prepare_textfile
 from dev.download_starter_pack import FILES, STARTER
 from errors import run_program
+
+ROOT = Path(__file__).resolve().parents[1]
+# For ranks: one thread, as two cores have several of them to run; and what Open MPI asks for.
+RANKS = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "PYTHONPATH": str(ROOT),
+}
 
 # On a busy machine a first example may take long; that is no failure.
 settings.register_profile("llm.np", deadline=None)
@@ -49,3 +62,27 @@ def corpus(tmp_path_factory) -> Path:
         patch.setattr(sys, "argv", ["textfile.py", *arguments])
         prepare_textfile()
     return folder
+
+
+@pytest.fixture
+def mpirun():
+    """Start a program on so many ranks, like subprocess.Popen; text comes through pipes."""
+    pytest.importorskip("mpi4py")
+    program = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which(
+        "mpirun"
+    )
+    if not program:
+        pytest.skip("there is no mpirun")
+
+    def start(num_ranks, *arguments, options=()):
+        return subprocess.Popen(
+            [program, *options, "-n", str(num_ranks), sys.executable, *map(str, arguments)],
+            cwd=ROOT,
+            env=RANKS,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+
+    return start

@@ -590,7 +590,7 @@ def test_the_model_comes_from_one_place(program, small, tmp_path):
 def test_a_damaged_log_is_named(program, small, tmp_path):
     program("gpt2_train", *small, "--steps", 1)
     log = tmp_path / "run" / "log.csv"
-    for damage in (bytes(50), log.read_bytes() + b"\0\0\0", log.read_bytes() + b"2,x,,,,,\n"):
+    for damage in (bytes(50), log.read_bytes() + b"\0\0\0\n", log.read_bytes() + b"2,x,,,,,\n"):
         log.write_bytes(damage)
         sentence = refused(program, "--resume", tmp_path / "run", "--steps", 2)
         assert "log.csv is damaged" in sentence
