@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoint import find_array, load_arrays, read_meta, save_checkpoint
+from checkpoint import find_array, find_whole, load_arrays, read_meta, save_checkpoint
 from errors import FormatError, RunError, UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,6 +74,8 @@ def test_a_flipped_bit_never_goes_unnoticed(path, arrays):
         except FormatError as error:
             assert str(path) in str(error)
             noticed += 1
+            with pytest.raises(UserError, match="no whole checkpoint"):
+                find_whole(path.parent)
             with pytest.raises(FormatError, match=re.escape(str(path))):
                 read_meta(path)
                 for name in arrays:

@@ -117,14 +117,14 @@ def training_step(size: Size) -> Callable[[], int]:
     optimizer = AdamW(model.params, model.grads)
     shape = 2, size.batch_size, size.config.seq_len
     tokens, targets = np.random.default_rng(0).integers(0, size.config.vocab_size, shape)
-    buffers = model.params, model.grads, optimizer.m, optimizer.v, model.acts
+    buffers = model.params.flat, model.grads.flat, optimizer.m, optimizer.v, model.acts.flat
 
     def step() -> int:
         model.forward(tokens, targets)
         model.zero_grad()
         model.backward()
         optimizer.step(max_norm=1.0)
-        return sum(buffer.flat.nbytes for buffer in buffers)
+        return sum(buffer.nbytes for buffer in buffers)
 
     return step
 
