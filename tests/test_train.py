@@ -127,50 +127,28 @@ STOPPED = ["--batch-size", 4, "--seq-len", 16, "--grad-accum", 2, "--steps", 40]
 STOPPED += ["--val-every", 7, "--sample-every", 40, "--save-every", 8]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(corpus, tmp_path_factory):
-    """The folder of a whole run, and what it printed; made once for each trainer."""
-
-    @functools.cache
-    def whole(trainer):
-        folder = tmp_path_factory.mktemp(trainer) / "whole"
-        process = start("--data", corpus, *STOPPED, "--out", folder, trainer=trainer)
-        return folder, process.communicate(timeout=60)[0]
-
-    return whole
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no signals to send")
 @pytest.mark.parametrize(
-    ("trainer", "name"),
-    [
-        ("gpt2_train.py", "SIGINT"),
-        ("gpt2_train.py", "SIGTERM"),
-        ("gpt2_train.py", "SIGKILL"),
-        ("llama2_train.py", "SIGTERM"),
-    ],
+    ("trainer", "name"), [("gpt2_train.py", "SIGINT"), ("llama2_train.py", "SIGTERM")]
 )
-def test_a_run_that_was_stopped_resumes_to_the_bit(corpus, tmp_path, uninterrupted, trainer, name):
+def test_a_run_that_was_stopped_resumes_to_the_bit(corpus, tmp_path, trainer, name):
     """Through epochs, accumulated batches and validations; its samples are the same too."""
     start_it = functools.partial(start, trainer=trainer)
     settings = ["--data", corpus, *STOPPED]
     run = tmp_path / "run"
     status, err = send_at_step(start_it(*settings, "--out", run), 19, getattr(signal, name))
     done = read_meta(run / "checkpoint.npz")["step"]
-    if name == "SIGKILL":
-        assert done % 8 == 0
-    else:
-        assert status == 130
-        assert f"step {done}, which is saved" in err
-        assert f"{trainer} --resume {run}" in err
-    assert 16 <= done < 40
+    assert status == 130
+    assert f"step {done}, which is saved" in err
+    assert f"{trainer} --resume {run}" in err
+    assert 19 <= done < 40
 
     resumed, err = start_it("--resume", run).communicate(timeout=60)
     assert err == ""
-    folder, printed = uninterrupted(trainer)
-    assert losses(run) == losses(folder)
+    whole, _ = start_it(*settings, "--out", tmp_path / "whole").communicate(timeout=60)
+    assert losses(run) == losses(tmp_path / "whole")
     assert [int(row["step"]) for row in rows(run)] == list(range(1, 41))
-    assert resumed.split("--- a sample ---")[1].split("---")[0] in printed
+    assert resumed.split("--- a sample ---")[1].split("---")[0] in whole
 
 
 def test_more_steps_can_be_added(program, small, tmp_path):
@@ -210,8 +188,9 @@ def test_fine_tuning_a_real_model(program, starter, tmp_path):
     assert validated[-1] < validated[0] < first
     assert validated[-1] < first - 0.5
 
-    program("llama2_train", *arguments, "--out", tmp_path / "run", "--keep", 2)
-    older = tmp_path / "run" / "checkpoint-00000070.npz"
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    (tmp_path / "run" / "checkpoint.npz").unlink()
+    older = tmp_path / "run" / "checkpoint-00000140.npz"
     assert program("llama2_train", "--resume", older)[0] == 0
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert program("sample", tmp_path / "run", "--prompt", "First", "--max-tokens", 9)[0] == 0
