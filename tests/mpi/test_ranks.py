@@ -1,8 +1,13 @@
 """Several processes agree, share, and tell one story when something goes wrong."""
 
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # What each rank does; `case` is replaced.
 PROGRAM = """
@@ -44,6 +49,13 @@ def run(mpirun, num_ranks, case):
     process = mpirun(num_ranks, "-c", PROGRAM.replace("{case}", case))
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
+
+
+def test_who_is_alone_does_not_load_mpi():
+    pytest.importorskip("mpi4py")
+    code = "import sys, train; print(train.find_ranks().size, 'mpi4py' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert out.stdout == "1 False\n", out.stderr
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
