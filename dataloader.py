@@ -132,7 +132,7 @@ class DataLoader:
 
         It counts windows, so that another number of ranks, or another batch size, can go on.
         """
-        return {"epoch": self.epoch, "position": self.position, "windows": self.num_windows}
+        return {"epoch": self.epoch, "read": self.position, "windows": self.num_windows}
 
     def restore(self, state: dict[str, int]) -> None:
         """Go to where `state` was taken, by a loader of the same shards and windows.
@@ -142,19 +142,19 @@ class DataLoader:
         """
         if not (
             isinstance(state, dict)
-            and state.keys() == {"epoch", "position", "windows"}
+            and state.keys() == {"epoch", "read", "windows"}
             and all(type(number) is int for number in state.values())
             and state["epoch"] >= 0
-            and 0 <= state["position"] <= self.num_windows
+            and 0 <= state["read"] <= self.num_windows
             and state["windows"] == self.num_windows
         ):
             raise UserError(
-                f"the data loader cannot go on from {state}: it needs an epoch of 0 or more and a "
-                f"position from 0 to {self.num_windows}, the number of windows; resume with the "
+                f"the data loader cannot go on from {state}: it needs an epoch of 0 or more and, "
+                f"of its {self.num_windows} windows, how many are read; resume with the "
                 "data and the sequence length of that run"
             )
         self._start_epoch(state["epoch"])
-        self.position = state["position"]
+        self.position = state["read"]
 
     def reset(self) -> None:
         """Back to the first batch of epoch 0."""

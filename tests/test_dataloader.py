@@ -158,23 +158,23 @@ def test_reset_goes_back_to_the_beginning(corpus):
 @pytest.mark.parametrize(
     "state",
     [
-        {"epoch": -1, "position": 0, "windows": 16},
-        {"epoch": 0, "position": -1, "windows": 16},
-        {"epoch": 0, "position": 17, "windows": 16},
-        {"epoch": 0.0, "position": 0, "windows": 16},
-        {"epoch": 0, "position": True, "windows": 16},
-        {"epoch": 0, "position": 0},
-        {"epoch": 0, "position": 0, "windows": 15},  # of other data
-        {"epoch": 0, "position": 0, "windows": 16, "rank": 0},
+        {"epoch": -1, "read": 0, "windows": 16},
+        {"epoch": 0, "read": -1, "windows": 16},
+        {"epoch": 0, "read": 17, "windows": 16},
+        {"epoch": 0.0, "read": 0, "windows": 16},
+        {"epoch": 0, "read": True, "windows": 16},
+        {"epoch": 0, "read": 0},
+        {"epoch": 0, "read": 0, "windows": 15},  # of other data
+        {"epoch": 0, "read": 0, "windows": 16, "rank": 0},
         [0, 0],
         None,
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(corpus, state):
     batches = loader(corpus)
-    with pytest.raises(UserError, match=r"cannot go on from .* position from 0 to 16, "):
+    with pytest.raises(UserError, match=r"cannot go on from .* of its 16 windows"):
         batches.restore(state)
-    assert batches.state() == {"epoch": 0, "position": 0, "windows": 16}
+    assert batches.state() == {"epoch": 0, "read": 0, "windows": 16}
 
 
 def test_no_file(tmp_path):

@@ -355,7 +355,7 @@ def test_a_bad_batch_is_left_out(program, small, tmp_path, monkeypatch, bad):
     assert [int(row["rollbacks"]) for row in log] == [1] * 9
     meta = read_meta(tmp_path / "run" / "checkpoint.npz")
     assert meta["rollbacks"] == 1
-    assert meta["loader"]["position"] == 4 * (9 + 4)
+    assert meta["loader"]["read"] == 4 * (9 + 4)
 
     # The weights are those of a run that has never seen the first four batches.
     monkeypatch.setattr(DataLoader, "reset", lambda self: skip(self, 4 * 4))
@@ -366,7 +366,7 @@ def test_a_bad_batch_is_left_out(program, small, tmp_path, monkeypatch, bad):
 
 
 def skip(loader, windows):
-    loader.restore({"epoch": 0, "position": windows, "windows": loader.num_windows})
+    loader.restore({"epoch": 0, "read": windows, "windows": loader.num_windows})
 
 
 def test_what_goes_wrong_again_and_again_ends_the_run(program, small, tmp_path, monkeypatch):
