@@ -36,42 +36,25 @@ def save_checkpoint(
     path: Path,
     meta: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray | Pieces],
-    keep: int = 0,
+    keep_as: Path | None = None,
 ) -> None:
     """Write a checkpoint; whatever happens on the way, the previous one or this one is whole.
 
     Args:
         path: the file, which is replaced in one instant when the new one is on the disk.
-        meta: anything JSON can hold; has the "step", if previous ones are kept.
+        meta: anything JSON can hold.
         arrays: flat arrays by name.
-        keep: how many of the previous ones to keep, under the names of their steps.
+        keep_as: a name for the previous one; by default it goes.
 
     Raises:
         RunError: it cannot be written; the previous one is unharmed.
     """
     header = {"format": FORMAT, "version": VERSION, "arrays": list(arrays), **meta}
-    keep_as = _older_name(path) if keep else None
     with replacing(path, keep_as) as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr("meta.json", json.dumps(header))
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 _write_array(member, array)
-    if keep:
-        # Those of later steps are from before somebody went back to an older one.
-        passed = OLDER.format(meta["step"])
-        older = [old for old in list_checkpoints(path.parent) if old.name != path.name]
-        kept = [old for old in older if old.name < passed][:keep]
-        with suppress(OSError):  # what is left over does no harm
-            for old in set(older) - set(kept):
-                old.unlink()
-
-
-def _older_name(path: Path) -> Path | None:
-    """What to call the checkpoint at `path` when another takes its place, if it is one."""
-    try:
-        return path.with_name(OLDER.format(read_meta(path)["step"]))
-    except (UserError, LookupError, ValueError):
-        return None
 
 
 def _write_array(member: IO[bytes], array: np.ndarray | Pieces) -> None:
@@ -89,6 +72,18 @@ def list_checkpoints(folder: Path) -> list[Path]:
     newest = [folder / CHECKPOINT] if (folder / CHECKPOINT).is_file() else []
     pattern = OLDER.replace("{:08}", "[0-9]" * 8)
     return newest + sorted(folder.glob(pattern), reverse=True)
+
+
+def drop_older(folder: Path, step: int, keep: int) -> None:
+    """Delete the older checkpoints in a run's folder but for the last `keep` up to a step.
+
+    Those of later steps were left by a run that has gone another way since.
+    """
+    older = [path for path in list_checkpoints(folder) if path.name != CHECKPOINT]
+    kept = [path for path in older if path.name <= OLDER.format(step)][:keep]
+    with suppress(OSError):  # what is left over does no harm
+        for path in set(older) - set(kept):
+            path.unlink()
 
 
 def find_whole(folder: Path) -> Path:

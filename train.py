@@ -22,7 +22,15 @@ import numpy as np
 
 from adam import AdamW, cosine_schedule
 from buffers import num_elements
-from checkpoint import CHECKPOINT, Pieces, load_arrays, read_meta, save_checkpoint
+from checkpoint import (
+    CHECKPOINT,
+    OLDER,
+    Pieces,
+    drop_older,
+    load_arrays,
+    read_meta,
+    save_checkpoint,
+)
 from dataloader import DataLoader
 from errors import DivergedError, RunError, UserError
 from load import FAMILIES, fill
@@ -308,6 +316,8 @@ class Run:
     def __post_init__(self) -> None:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: Future | None = None
+        self._newest = self.args.out / CHECKPOINT
+        self._last = self._newest  # what the run has saved, or has been restored from
 
     def validate(self, thoroughly: bool) -> float:
         """The mean loss over the first batches of the validation split, or over the very first."""
@@ -343,9 +353,10 @@ class Run:
             # JSON holds text, and latin-1 has a character for every byte.
             "tokenizer": self.tokenizer.to_bytes().decode("latin-1"),
         }
-        self._saving = self._writer.submit(self._write, meta)
-        if not self.args.checkpoint_async:
-            self.finish_saving()
+        if self.args.checkpoint_async:
+            self._saving = self._writer.submit(self._write, meta)
+        else:
+            self._write(meta)
 
     def finish_saving(self) -> None:
         """Wait until the checkpoint that is being written is whole.
@@ -355,20 +366,24 @@ class Run:
         """
         saving, self._saving = self._saving, None
         if saving:
-            self.saved_step = saving.result()
+            saving.result()
 
-    def _write(self, meta: dict[str, Any]) -> int:
-        """Write a checkpoint of parameters and moments as they are, and return its step."""
+    def _write(self, meta: dict[str, Any]) -> None:
+        """Write a checkpoint of parameters and moments as they are."""
         params, m, v = self.model.params.flat, self.optimizer.m, self.optimizer.v
         if self.args.zero:
             m, v = (Pieces(params.size, self.ranks.collect(part, params.size)) for part in (m, v))
         if self.ranks.rank == 0:
             arrays = {"params": params, "m": m, "v": v}
-            save_checkpoint(self.args.out / CHECKPOINT, meta, arrays, self.args.keep)
+            # What a run did not go on from is broken, or has gone another way: it is not kept.
+            keeping = self.saved_step and self.args.keep and self._last == self._newest
+            older = self.args.out / OLDER.format(self.saved_step)
+            save_checkpoint(self._newest, meta, arrays, older if keeping else None)
+            drop_older(self.args.out, self.saved_step, self.args.keep)
         elif self.args.zero:
             for _ in itertools.chain(m.pieces, v.pieces):
                 pass  # rank 0 gets nothing: this is what sends it this rank's
-        return meta["step"]
+        self.saved_step, self._last = meta["step"], self._newest
 
     def restore(self, path: Path) -> None:
         """Go to where the run was when a checkpoint was saved."""
@@ -382,6 +397,7 @@ class Run:
         self.rng.bit_generator.state = meta["rng"]
         self.losses = deque(meta["losses"], self.losses.maxlen)
         self.rollbacks = meta["rollbacks"]
+        self._last = path
 
     def roll_back(self) -> bool:
         """Go back to the last checkpoint, but leave out the batches since; False if done too often.
@@ -390,7 +406,7 @@ class Run:
         2022, arXiv 2204.02311, section 5.1.
         """
         rollbacks, position = self.rollbacks, self.batches.state()
-        self.restore(self.args.out / CHECKPOINT)
+        self.restore(self._last)
         if rollbacks == self.rollbacks + MOST_ROLLBACKS:
             return False
         self.rollbacks = rollbacks + 1

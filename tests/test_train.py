@@ -305,12 +305,12 @@ def checkpoints(folder):
 def test_a_checkpoint_written_in_the_background_is_the_same(program, small, tmp_path, monkeypatch):
     """Slowly, so that only whoever waits before the next update leaves it as it was."""
 
-    def save_slowly(path, meta, arrays, keep):
+    def save_slowly(path, meta, arrays, keep_as):
         before = [array.copy() for array in arrays.values()]
         time.sleep(0.1)
         assert all(map(np.array_equal, before, arrays.values()))
         saved_in.append(threading.current_thread())
-        save_checkpoint(path, meta, arrays, keep)
+        save_checkpoint(path, meta, arrays, keep_as)
 
     saved_in = []
     arguments = ["--steps", 6, "--save-every", 2]
@@ -376,6 +376,22 @@ def test_what_goes_wrong_again_and_again_ends_the_run(program, small, tmp_path, 
     assert out.count("back to step 5") == 3
     assert "the loss is nan, so training has stopped" in err
     assert f"{tmp_path / 'run'} has step 5" in err
+
+
+def test_a_run_goes_back_to_what_it_has_gone_on_from(program, small, tmp_path, monkeypatch):
+    """Not to a newer checkpoint, which is broken; nor is that one kept in place of a whole one."""
+    run = tmp_path / "run"
+    program("gpt2_train", *small, "--steps", 6, "--save-every", 2)
+    path = run / "checkpoint.npz"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    spoil(monkeypatch, [2], float("nan"))
+    arguments = ["--on-spike", "rollback", "--steps", 8, "--save-every", 8, "--val-every", 20]
+    status, out, err = program("gpt2_train", "--resume", run, *arguments)
+    assert status == 0, err
+    assert "step 6: the loss is nan; back to step 4" in out
+    assert checkpoints(run) == {"checkpoint.npz": 8, "checkpoint-00000004.npz": 4}
 
 
 def test_a_jump_of_the_loss(program, small, tmp_path, monkeypatch):
