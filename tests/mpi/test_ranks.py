@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What each rank does; `case` is replaced.
 PROGRAM = """
-import os, signal, sys
+import os, signal, subprocess, sys, time
 import numpy as np
 import ranks
 from errors import UserError, run_program
@@ -90,12 +90,27 @@ def test_a_rank_that_fails_alone_is_named_and_ends_the_others(mpirun):
 
 
 def test_a_rank_that_has_gone_silent_is_named(mpirun):
-    case = "if r.rank == 1: os.kill(os.getpid(), signal.SIGSTOP)\n        r.total(1)"
-    status, out, err = run(mpirun, 3, case)
+    # mpirun wakes what it is about to kill, and that must not go on.
+    stop = "os.kill(os.getpid(), signal.SIGSTOP), time.sleep(60)"
+    status, out, err = run(mpirun, 3, f"if r.rank == 1: {stop}\n        r.total(1)")
     assert status != 0
     assert "the end" not in out
     assert "error: nothing was heard of rank 1 on" in err
     assert err.count("nothing was heard") == 1
+
+
+STOP_ALL_FOR_A_WHILE = """
+        ids = [str(number) for number in r._comm.allgather(os.getpid())]
+        if r.rank == 0:
+            nap = "kill -STOP $@; sleep 5; kill -CONT $@"
+            subprocess.Popen(["sh", "-c", nap, "sh", *ids])
+        time.sleep(8)
+        r.total(1)
+"""
+
+
+def test_ranks_that_were_all_stopped_for_a_while_go_on(mpirun):
+    assert run(mpirun, 3, STOP_ALL_FOR_A_WHILE) == (0, "the end 0 3\n", "")
 
 
 def test_a_rank_that_was_killed_ends_the_run(mpirun):
