@@ -16,10 +16,11 @@ from buffers import Buffer, Shapes, extents, num_elements
 from checkpoint import CHECKPOINT, FORMAT, find_array, list_checkpoints, read_meta
 from errors import FormatError, UserError
 from formats import gguf, huggingface, llama2_c, llm_c, state_dict
+from formats.tokenizer_files import load_tokenizer, tokenizer_from_bytes
 from formats.weights import SINGLE, Parts, Weights
 from model import Model
 from report import check_available
-from tokenizer import Tokenizer, load_tokenizer, tokenizer_from_bytes
+from tokenizer import Tokenizer
 
 
 class Family(NamedTuple):

@@ -7,10 +7,11 @@ from pathlib import Path
 from checkpoint import find_whole, list_checkpoints
 from dev.data import pydocs
 from errors import UserError, at_least
+from formats.tokenizer_files import find_tokenizer
 from load import FAMILIES, Source, open_model
 from model import RECOMPUTE
 from ranks import Ranks
-from tokenizer import Tokenizer, find_tokenizer
+from tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parent
 

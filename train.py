@@ -33,6 +33,7 @@ from checkpoint import (
 )
 from dataloader import DataLoader
 from errors import DivergedError, RunError, UserError
+from formats.tokenizer_files import find_tokenizer, load_tokenizer
 from load import FAMILIES, fill
 from model import Model
 from options import check_vocabulary, find_corpus, read_arguments
@@ -40,7 +41,7 @@ from ranks import Ranks, find_ranks
 from report import Log, check_memory, command, draw_memory_map, matmul_peak
 from sampler import generate
 from timing import Profile
-from tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from tokenizer import Tokenizer
 
 NOT_SAVED = ("out", "resume", "init_from", "memory_map", "profile", "batch_size")
 

@@ -35,6 +35,7 @@ from tokenizer import (
     END_OF_TEXT,
     FIRST_BYTE,
     FIRST_PIECE,
+    SPECIAL_PIECES,
     BytePairTokenizer,
     LlamaTokenizer,
     Tokenizer,
@@ -486,7 +487,7 @@ def _read_tokenizer(path: Path, values: Mapping[str, Any], vocab_size: int) -> T
     ):
         return None
     pieces = [token.replace(BLANK, b" ") for token in tokens]
-    pieces[1:FIRST_BYTE] = b"\n<s>\n", b"\n</s>\n"
+    pieces[1:FIRST_BYTE] = SPECIAL_PIECES[1:]
     return LlamaTokenizer(pieces, scores.tolist())
 
 

@@ -27,15 +27,12 @@ from collections.abc import Container, Iterator
 from functools import cache
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import TYPE_CHECKING, Any, AnyStr
+from typing import Any, AnyStr
 
 from errors import FormatError, UserError
 from files import replacing
+from tokenizer import END_OF_TEXT, FIRST_BYTE, FIRST_PIECE, SPECIAL_PIECES, Tokenizer
 
-if TYPE_CHECKING:
-    from tokenizer import Tokenizer
-
-END_OF_TEXT = "<|endoftext|>"
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 SPLIT = {
@@ -46,7 +43,6 @@ SPLIT = {
 }
 
 LLAMA_SPECIAL = ["<unk>", "<s>", "</s>"]
-FIRST_PIECE = 259  # behind these and the bytes
 LONGEST_PIECE = 1000  # characters; unless told otherwise, SentencePiece makes none of more than 16
 NEVER = -1e10  # the score of a piece that no merge makes
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
@@ -166,7 +162,7 @@ def read(data: bytes, source: str | Path) -> dict[bytes, int] | tuple[list[bytes
     return (_read_llama if llama else _read_gpt2)(tokens, pairs, source)
 
 
-def write(folder: Path, tokenizer: "Tokenizer") -> None:
+def write(folder: Path, tokenizer: Tokenizer) -> None:
     """Write a tokenizer.json and the tokenizer_config.json that transformers looks for.
 
     Raises:
@@ -307,7 +303,7 @@ def _read_llama(
         pieces = [token.replace("▁", " ").encode() for token in tokens]
     except UnicodeEncodeError as error:
         raise _unlike(source, f"the token {shortened(error.object)}, which is no text") from None
-    pieces[1:3] = b"\n<s>\n", b"\n</s>\n"  # as llama2.c has them
+    pieces[1:FIRST_BYTE] = SPECIAL_PIECES[1:]
 
     pairs = [pair for pair in pairs if texts.keys() >= {*pair, "".join(pair)}]
     last = {left + right: number for number, (left, right) in enumerate(pairs)}

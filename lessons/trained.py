@@ -9,9 +9,10 @@ from adam import AdamW, cosine_schedule
 from checkpoint import CHECKPOINT, save_checkpoint
 from dataloader import DataLoader
 from dev.data import pydocs
+from formats.tokenizer_files import find_tokenizer, load_tokenizer
 from gpt2 import GPT2, GPT2Config
 from load import open_model
-from tokenizer import Tokenizer, find_tokenizer, load_tokenizer
+from tokenizer import Tokenizer
 
 FOLDER = Path(__file__).resolve().parents[1] / "runs" / "lessons"
 STEPS, BATCH_SIZE, SEQ_LEN, LEARNING_RATE = 1600, 8, 64, 5e-3

@@ -7,11 +7,11 @@ import pytest
 
 from buffers import Buffer
 from convert import TARGETS, write_checkpoint
+from formats.tokenizer_files import load_tokenizer
 from formats.weights import Parts, Weights
 from gpt2 import GPT2, GPT2Config
 from llama2 import Llama2, Llama2Config
 from load import fill, open_model
-from tokenizer import load_tokenizer
 
 BYTES = load_tokenizer("bytes")
 # No two numbers are equal, so that none can stand in another's place unnoticed.

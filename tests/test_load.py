@@ -20,11 +20,11 @@ from convert import progress, watched, write_checkpoint
 from errors import FormatError, UserError
 from formats import huggingface, llama2_c, llm_c, safetensors
 from formats.state_dict import HUGGINGFACE_LLAMA, to_theirs
+from formats.tokenizer_files import load_tokenizer
 from formats.weights import Parts, Weights
 from gpt2 import GPT2Config
 from llama2 import Llama2, Llama2Config
 from load import fill, open_model, tokenizer_of
-from tokenizer import load_tokenizer
 
 CONFIG = Llama2Config(dim=96, num_layers=16, num_heads=2, vocab_size=257, seq_len=8)
 

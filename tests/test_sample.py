@@ -14,12 +14,12 @@ import pytest
 from checkpoint import read_meta, save_checkpoint
 from errors import RunError, UserError
 from formats import llama2_c
+from formats.tokenizer_files import load_tokenizer
 from formats.weights import Parts, Weights
 from gpt2 import GPT2, GPT2Config
 from llama2 import Llama2, Llama2Config
 from load import open_model
 from sampler import Cache, Settings, draw, generate, generate_many, generate_tokens
-from tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 GPT2_CONFIG = GPT2Config(seq_len=16, vocab_size=257, num_layers=2, num_heads=2, channels=32)

@@ -37,10 +37,11 @@ from dev.bench.machine import (
 from dev.download_starter_pack import STARTER
 from errors import RunError, UserError, at_least, run_program
 from formats import llama2_c
+from formats.tokenizer_files import load_tokenizer
 from llama2 import Llama2Config
 from load import FAMILIES
 from sampler import Cache, Settings, generate_tokens
-from tokenizer import LlamaTokenizer, load_tokenizer
+from tokenizer import LlamaTokenizer
 
 PRESETS = {
     name: (family.model, config)

@@ -16,7 +16,8 @@ from dev.data import corpus, pydocs, textfile, tinyshakespeare, tinystories
 from dev.download import download
 from errors import RunError, UserError
 from files import decode_text
-from tokenizer import BytePairTokenizer, find_tokenizer, load_tokenizer
+from formats.tokenizer_files import find_tokenizer, load_tokenizer
+from tokenizer import BytePairTokenizer
 
 
 @pytest.fixture(autouse=True)

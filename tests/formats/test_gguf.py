@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from errors import FormatError, RunError, UserError
 from formats import llama2_c
 from formats.gguf import MAX_HEADER_BYTES, TENSORS, read, write
+from formats.tokenizer_files import load_tokenizer
 from formats.weights import FLOATS, Parts, Weights
 from gpt2 import GPT2Config
 from llama2 import Llama2Config
-from tokenizer import BYTE_PIECES, BytePairTokenizer, LlamaTokenizer, load_tokenizer, train_bpe
+from tokenizer import BYTE_PIECES, SPECIAL_PIECES, BytePairTokenizer, LlamaTokenizer, train_bpe
 
 Type = library.GGMLQuantizationType
 
@@ -26,7 +27,7 @@ TEXT = "it's a naïve 😀 test,  it's 12 tests\n"
 BYTES = load_tokenizer("bytes")
 TRAINED = train_bpe(TEXT * 2, 9)
 TEXTS = [" ", "a", "b", " a", "ab", " ab", "é", "  "]
-PIECES = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *BYTE_PIECES, *map(str.encode, TEXTS)]
+PIECES = [*SPECIAL_PIECES, *BYTE_PIECES, *map(str.encode, TEXTS)]
 LLAMA = LlamaTokenizer(PIECES, [0.0] * 259 + [-1.5 * place for place in range(len(TEXTS))])
 TOKENIZERS = pytest.mark.parametrize(
     "tokenizer", [BYTES, TRAINED, LLAMA], ids=["bytes", "trained", "llama"]

@@ -12,22 +12,15 @@ from hypothesis import strategies as st
 from errors import FormatError, UserError
 from formats import hf_tokenizer
 from formats.hf_tokenizer import byte_characters, merges, write
-from tokenizer import (
-    BYTE_PIECES,
-    BytePairTokenizer,
-    LlamaTokenizer,
-    load_tokenizer,
-    tokenizer_from_bytes,
-    train_bpe,
-)
+from formats.tokenizer_files import load_tokenizer, tokenizer_from_bytes
+from tokenizer import BYTE_PIECES, SPECIAL_PIECES, BytePairTokenizer, LlamaTokenizer, train_bpe
 
 TRAINED = train_bpe(topics["while"] + topics["string-methods"] + "naïve “quotes” 😀😀", 200)
-SPECIAL = [b"<unk>", b"\n<s>\n", b"\n</s>\n"]
 
 
 def llama(texts: dict[str, float]) -> LlamaTokenizer:
     """A tokenizer of Llama's kind with these pieces and scores; the first is token 259."""
-    pieces = [*SPECIAL, *BYTE_PIECES, *map(str.encode, texts)]
+    pieces = [*SPECIAL_PIECES, *BYTE_PIECES, *map(str.encode, texts)]
     return LlamaTokenizer(pieces, [0.0] * 259 + list(texts.values()))
 
 

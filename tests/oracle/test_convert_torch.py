@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from formats.tokenizer_files import load_tokenizer
 from load import open_model
-from tokenizer import load_tokenizer
 
 torch = pytest.importorskip("torch")
 

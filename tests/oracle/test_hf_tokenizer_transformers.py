@@ -7,7 +7,8 @@ from pydoc_data.topics import topics
 import pytest
 
 from formats.hf_tokenizer import write
-from tokenizer import BytePairTokenizer, LlamaTokenizer, Tokenizer, load_tokenizer, train_bpe
+from formats.tokenizer_files import load_tokenizer
+from tokenizer import BytePairTokenizer, LlamaTokenizer, Tokenizer, train_bpe
 
 transformers = pytest.importorskip("transformers")
 

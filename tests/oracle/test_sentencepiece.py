@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from errors import FormatError
-from tokenizer import LlamaTokenizer, load_tokenizer, tokenizer_from_bytes
+from formats.tokenizer_files import load_tokenizer, tokenizer_from_bytes
+from tokenizer import LlamaTokenizer
 
 sentencepiece = pytest.importorskip("sentencepiece")
 

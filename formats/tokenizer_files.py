@@ -1,0 +1,204 @@
+"""Tokenizers' files, of every kind that tokenizer.py can use.
+
+Handled: .tiktoken files, as tiktoken downloads GPT-2's and `train_bpe` makes them; llama2.c's
+tokenizer.bin; SentencePiece's .model, if it is laid out like Llama's, through its own library;
+Hugging Face's tokenizer.json and vocab.json of either kind (hf_tokenizer.py).
+Not handled: what some SentencePiece models do to a text before they encode it (Unicode
+normalisation, one blank for many).
+
+Sources of the formats: tiktoken, load.py; llama2.c, tokenizer.py, export.
+"""
+
+import base64
+import os
+import struct
+from pathlib import Path
+
+import tiktoken
+
+from errors import FormatError, UserError
+from formats import hf_tokenizer
+from tokenizer import (
+    BYTE_PIECES,
+    FIRST_BYTE,
+    FIRST_PIECE,
+    SPECIAL_PIECES,
+    BytePairTokenizer,
+    LlamaTokenizer,
+    Tokenizer,
+)
+
+STARTER_VOCABULARY = Path(__file__).resolve().parents[1] / "data" / "starter" / "tiktoken"
+LARGEST_FILE = 1 << 24  # bytes
+LONGEST_PIECE = 4000  # bytes; to find the merges takes time with the square of it
+
+
+def load_tokenizer(name: str | Path) -> Tokenizer:
+    """The tokenizer called "gpt2" or "bytes", or the one in the file of that name.
+
+    Raises:
+        UserError: there is no such tokenizer, or GPT-2's vocabulary cannot be had.
+        FormatError: the file is not a tokenizer's; see `tokenizer_from_bytes`.
+    """
+    if name == "gpt2":
+        return _load_gpt2()
+    if name == "bytes":
+        return BytePairTokenizer({bytes([byte]): byte for byte in range(256)})
+    if not Path(name).is_file():
+        raise UserError(
+            f"there is no tokenizer {name}; give gpt2, bytes, or a .tiktoken, tokenizer.bin, "
+            "tokenizer.json or .model file"
+        )
+    if Path(name).stat().st_size > LARGEST_FILE:
+        raise FormatError(
+            f"{name} has more than {LARGEST_FILE:,} bytes; no vocabulary needs as many, so give "
+            "another"
+        )
+    return tokenizer_from_bytes(Path(name).read_bytes(), name)
+
+
+def find_tokenizer(folder: Path) -> Path | None:
+    """The file of a corpus's tokenizer in its folder, if it has one."""
+    paths = (folder / kind.file_name for kind in (BytePairTokenizer, LlamaTokenizer))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def tokenizer_from_bytes(data: bytes, source: str | Path) -> Tokenizer:
+    """The tokenizer whose file has the content `data`, whatever the kind of file.
+
+    Args:
+        source: what error messages call it.
+
+    Raises:
+        FormatError: it is not a tokenizer's file, or a damaged one, or one of a kind that is not
+            handled here.
+        UserError: it is SentencePiece's, and the library that reads it is not installed.
+    """
+    # tokenizer.bin begins with the length of the longest token, of which the upper half is 0; a
+    # .model is a protocol buffer, whose first field is a piece, whose first field is its text.
+    if data[2:4] == b"\0\0":
+        pieces, scores = _read_llama2_c(data, source)
+    elif data[0:3:2] == b"\n\n":
+        pieces, scores = _read_sentencepiece(data, source)
+    elif data.startswith(b"{"):
+        table = hf_tokenizer.read(data, source)
+        if isinstance(table, dict):
+            return BytePairTokenizer(table)
+        pieces, scores = table
+    else:
+        return _read_tiktoken(data, source)
+    if pieces[FIRST_BYTE:FIRST_PIECE] != BYTE_PIECES:
+        raise FormatError(
+            f"{source}: the tokens 3 to 258 are not the bytes <0x00> to <0xFF>, so not every text "
+            "could be encoded; give a tokenizer like Llama's, with byte fallback"
+        )
+    longest = max(pieces, key=len)
+    if len(longest) > LONGEST_PIECE:
+        raise FormatError(
+            f"{source} has a token of {len(longest):,} bytes, {longest[:20]!r}...; no vocabulary "
+            "needs such, so give another"
+        )
+    return LlamaTokenizer(pieces, scores)
+
+
+def _read_tiktoken(data: bytes, source: str | Path) -> BytePairTokenizer:
+    try:
+        lines = data.decode("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise FormatError(
+            f"{source} is not a tokenizer; give a .tiktoken, tokenizer.bin, tokenizer.json or "
+            ".model file"
+        ) from None
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            token_base64, rank = line.split()
+            token, rank = base64.b64decode(token_base64, validate=True), int(rank)
+        except ValueError:
+            raise FormatError(
+                f"{source}, line {number}: {line[:60]!r} is not a token in base64 and its "
+                "rank; give a .tiktoken file"
+            ) from None
+        if rank != len(ranks):
+            raise FormatError(
+                f"{source}, line {number}: rank {rank} where {len(ranks)} is next; "
+                "the ranks must count up from 0, line by line"
+            )
+        if token in ranks:
+            raise FormatError(
+                f"{source}, line {number}: the token {token!r} is already on line "
+                f"{ranks[token] + 1}; train the vocabulary again"
+            )
+        ranks[token] = rank
+    for byte in range(256):
+        if bytes([byte]) not in ranks:
+            raise FormatError(
+                f"{source}: the byte {byte} has no rank, so not every text could be encoded; "
+                "train the vocabulary again"
+            )
+    return BytePairTokenizer(ranks)
+
+
+def _read_llama2_c(data: bytes, source: str | Path) -> tuple[list[bytes], list[float]]:
+    pieces, scores, position = [], [], 4
+    while position < len(data):
+        try:
+            score, length = struct.unpack_from("<fI", data, position)
+            (piece,) = struct.unpack_from(f"{length}s", data, position + 8)
+        except struct.error:
+            raise FormatError(
+                f"{source} is not a tokenizer.bin, or a damaged one: it ends inside token "
+                f"{len(pieces)}; give another"
+            ) from None
+        pieces.append(piece)
+        scores.append(score)
+        position += 8 + length
+    (promised,) = struct.unpack_from("<I", data)
+    longest = max(map(len, pieces), default=0)
+    if longest != promised:
+        raise FormatError(
+            f"{source} is not a tokenizer.bin, or a damaged one: its longest token has {longest} "
+            f"bytes instead of {promised}; give another"
+        )
+    return pieces, scores
+
+
+def _read_sentencepiece(data: bytes, source: str | Path) -> tuple[list[bytes], list[float]]:
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        raise UserError(
+            f"{source} is SentencePiece's, whose library is not installed: "
+            'pip install -e ".[sentencepiece]"'
+        ) from None
+    try:
+        model = SentencePieceProcessor(model_proto=data)
+    except RuntimeError as error:
+        raise FormatError(
+            f"{source} is a damaged SentencePiece model ({error}); fetch it again"
+        ) from None
+    tokens = list(range(model.vocab_size()))
+    scores = model.get_score(tokens)
+    # The library does not tell the type. A byte-pair model's scores count its merges; all others'
+    # are logarithms of probabilities.
+    if (model.bos_id(), model.eos_id()) != (1, 2) or not all(map(float.is_integer, scores)):
+        raise FormatError(
+            f"{source} is a SentencePiece model unlike Llama's: it must be of the type bpe, "
+            "with <s> as token 1 and </s> as token 2; give another, or train one so"
+        )
+    pieces = [piece.replace("▁", " ").encode() for piece in model.id_to_piece(tokens)]
+    pieces[1:FIRST_BYTE] = SPECIAL_PIECES[1:]
+    return pieces, scores
+
+
+def _load_gpt2() -> Tokenizer:
+    if STARTER_VOCABULARY.is_dir():
+        os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(STARTER_VOCABULARY))
+    try:
+        return BytePairTokenizer(tiktoken.get_encoding("gpt2")._mergeable_ranks)
+    except (OSError, ValueError) as error:  # no network, or something else sent in its place
+        raise UserError(
+            f"tiktoken cannot download GPT-2's vocabulary ({type(error).__name__}); set "
+            "TIKTOKEN_CACHE_DIR to a folder that has it (dev/download_starter_pack.py makes "
+            "data/starter/tiktoken), or use a vocabulary trained here, such as bpe:1024"
+        ) from error
