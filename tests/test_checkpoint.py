@@ -42,7 +42,8 @@ def test_what_was_saved_comes_back(path, arrays):
     assert all(np.array_equal(loaded[name], arrays[name]) for name in arrays)
     meta = read_meta(path)
     assert (meta["step"], meta["text"]) == (7, "naïve ☃")
-    assert np.array_equal(np.load(path)["m"], arrays["m"])  # NumPy alone can read it
+    with np.load(path) as archive:  # NumPy alone can read it
+        assert np.array_equal(archive["m"], arrays["m"])
     start = find_array(path, "m", 1000, np.float32)
     assert path.read_bytes()[start:][:4000] == arrays["m"].tobytes()
 

@@ -315,7 +315,7 @@ def test_a_checkpoint_written_in_the_background_is_the_same(program, small, tmp_
     saved_in = []
     arguments = ["--steps", 6, "--save-every", 2]
     program("gpt2_train", *small, *arguments)
-    monkeypatch.setattr(train, "save_checkpoint", save_slowly)
+    monkeypatch.setattr("run.save_checkpoint", save_slowly)
     out = tmp_path / "async"
     status, _, err = program("gpt2_train", *small[:-1], out, *arguments, "--checkpoint-async")
     assert (status, err) == (0, "")
@@ -323,8 +323,11 @@ def test_a_checkpoint_written_in_the_background_is_the_same(program, small, tmp_
     assert threading.main_thread() not in saved_in
     assert losses(out) == losses(tmp_path / "run")
     assert checkpoints(out) == {"checkpoint.npz": 6, "checkpoint-00000004.npz": 4}
-    one, two = (np.load(each / "checkpoint.npz") for each in (out, tmp_path / "run"))
-    assert all(np.array_equal(one[name], two[name]) for name in ("params", "m", "v"))
+    with (
+        np.load(out / "checkpoint.npz") as one,
+        np.load(tmp_path / "run" / "checkpoint.npz") as two,
+    ):
+        assert all(np.array_equal(one[name], two[name]) for name in ("params", "m", "v"))
 
 
 # --- what goes wrong while running: exit status 1, and nothing is lost ---

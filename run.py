@@ -1,0 +1,238 @@
+"""A training run: put together from the command line, saved, and restored."""
+
+import argparse
+import itertools
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adam import AdamW
+from buffers import num_elements
+from checkpoint import (
+    CHECKPOINT,
+    OLDER,
+    Pieces,
+    drop_older,
+    load_arrays,
+    read_meta,
+    save_checkpoint,
+)
+from dataloader import DataLoader
+from errors import UserError
+from formats.tokenizer_files import find_tokenizer, load_tokenizer
+from load import FAMILIES, fill
+from model import Model
+from options import check_vocabulary, find_corpus, read_arguments
+from ranks import Ranks
+from report import check_memory, draw_memory_map
+from sampler import generate
+from tokenizer import Tokenizer
+
+NOT_SAVED = ("out", "resume", "init_from", "memory_map", "profile", "batch_size")
+
+MOST_LOSSES = 50  # of the last steps, to compare the next with
+MOST_ROLLBACKS = 3  # to the same checkpoint
+
+
+@dataclass
+class Run:
+    """All that a run consists of, and all that has to be saved of it."""
+
+    kind: str
+    args: argparse.Namespace
+    ranks: Ranks
+    corpus: Path
+    tokenizer: Tokenizer
+    model: Model
+    optimizer: AdamW
+    batches: DataLoader
+    val_batches: DataLoader
+    rng: np.random.Generator  # of the samples
+    positions: int  # that any run has trained, of those the model has
+    step: int = 0
+    saved_step: int = 0
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_LOSSES))
+    rollbacks: int = 0
+
+    def __post_init__(self) -> None:
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: Future | None = None
+        self._newest = self.args.out / CHECKPOINT
+        self._last = self._newest  # what the run has saved, or has been restored from
+
+    def validate(self, thoroughly: bool) -> float:
+        """The mean loss over the first batches of the validation split, or over the very first."""
+        self.val_batches.reset()
+        count = min(self.args.val_batches, len(self.val_batches)) if thoroughly else 1
+        losses = [self.model.forward(*self.val_batches.next_batch()) for _ in range(count)]
+        return self.ranks.total(sum(losses)) / (count * self.ranks.size)
+
+    def speak(self) -> str:
+        """How the model continues `--prompt`."""
+        settings = {"temperature": 0.8, "top_p": 0.9, "rng": self.rng}
+        prompt = self.args.prompt
+        return prompt + "".join(generate(self.model, self.tokenizer, prompt, 64, **settings))
+
+    def save(self) -> None:
+        """Write the checkpoint: what `restore` needs to go on as if nothing had happened.
+
+        With `--checkpoint-async` this begins it, and `finish_saving` waits for its end.
+        """
+        self.finish_saving()
+        settings = {name: value for name, value in vars(self.args).items() if name not in NOT_SAVED}
+        meta = {
+            "model": self.kind,
+            "config": asdict(self.model.config),
+            "positions": self.positions,
+            "step": self.step,
+            "batch_size": self.args.batch_size * self.ranks.size,  # the same for any number of them
+            "loader": self.batches.state(),
+            "rng": self.rng.bit_generator.state,
+            "losses": list(self.losses),
+            "rollbacks": self.rollbacks,
+            "settings": settings | {"data": str(self.corpus.resolve())},
+            # JSON holds text, and latin-1 has a character for every byte.
+            "tokenizer": self.tokenizer.to_bytes().decode("latin-1"),
+        }
+        if self.args.checkpoint_async:
+            self._saving = self._writer.submit(self._write, meta)
+        else:
+            self._write(meta)
+
+    def finish_saving(self) -> None:
+        """Wait until the checkpoint that is being written is whole.
+
+        Raises:
+            RunError: it could not be written.
+        """
+        saving, self._saving = self._saving, None
+        if saving:
+            saving.result()
+
+    def _write(self, meta: dict[str, Any]) -> None:
+        """Write a checkpoint of parameters and moments as they are."""
+        params, m, v = self.model.params.flat, self.optimizer.m, self.optimizer.v
+        if self.args.zero:
+            m, v = (Pieces(params.size, self.ranks.collect(part, params.size)) for part in (m, v))
+        if self.ranks.rank == 0:
+            arrays = {"params": params, "m": m, "v": v}
+            # What a run did not go on from is broken, or has gone another way: it is not kept.
+            keeping = self.saved_step and self.args.keep and self._last == self._newest
+            older = self.args.out / OLDER.format(self.saved_step)
+            save_checkpoint(self._newest, meta, arrays, older if keeping else None)
+            drop_older(self.args.out, self.saved_step, self.args.keep)
+        elif self.args.zero:
+            for _ in itertools.chain(m.pieces, v.pieces):
+                pass  # rank 0 gets nothing: this is what sends it this rank's
+        self.saved_step, self._last = meta["step"], self._newest
+
+    def restore(self, path: Path) -> None:
+        """Go to where the run was when a checkpoint was saved."""
+        params, optimizer = self.model.params.flat, self.optimizer
+        load_arrays(path, {"params": params})
+        moments = {"m": optimizer.m, "v": optimizer.v}
+        load_arrays(path, moments, optimizer.part.start, params.size)
+        meta = read_meta(path)
+        self.step = self.saved_step = optimizer.num_steps = meta["step"]
+        self.batches.restore(meta["loader"])
+        self.rng.bit_generator.state = meta["rng"]
+        self.losses = deque(meta["losses"], self.losses.maxlen)
+        self.rollbacks = meta["rollbacks"]
+        self._last = path
+
+    def roll_back(self) -> bool:
+        """Go back to the last checkpoint, but leave out the batches since; False if done too often.
+
+        Whether a batch or the state it met was at fault, both are left behind. Chowdhery et al.
+        2022, arXiv 2204.02311, section 5.1.
+        """
+        rollbacks, position = self.rollbacks, self.batches.state()
+        self.restore(self._last)
+        if rollbacks == self.rollbacks + MOST_ROLLBACKS:
+            return False
+        self.rollbacks = rollbacks + 1
+        self.batches.restore(position)
+        return True
+
+
+def prepare(kind: str, ranks: Ranks) -> Run | None:
+    """All that the command line asks to train; None if it asks for a picture only, which is drawn.
+
+    Raises:
+        UserError: what it asks cannot be.
+    """
+    family = FAMILIES[kind]
+    args, source = read_arguments(kind, ranks)
+    folder = ranks.first(lambda: find_corpus(args.data))
+    tokenizer = load_tokenizer(find_tokenizer(folder))
+
+    # The model's numbers: those of the run or checkpoint to go on with, else the preset's.
+    if source:
+        config = source.config
+        check_vocabulary(source, tokenizer, folder)
+    else:
+        config = replace(family.presets[args.preset], vocab_size=tokenizer.vocab_size)
+    B, T = args.batch_size, args.seq_len or min(config.seq_len, 256)
+
+    # The tables of shapes tell what will be allocated, to the byte.
+    params, acts = config.param_shapes(), config.act_shapes(B, T, recompute=args.recompute)
+    _, channels = params["wte"]
+    args.lr = 0.4 / channels if args.lr is None else args.lr
+    if args.min_lr > args.lr:
+        raise UserError(f"--min-lr {args.min_lr} is above --lr {args.lr}; lower it")
+    if len(tokenizer.encode_prompt(args.prompt)) > T:
+        raise UserError(f"--prompt has more tokens than the {T} that the model sees; shorten it")
+    num_params = num_elements(params)
+    part = ranks.part(num_params) if args.zero else slice(0, num_params)
+    moments = {"part": (part.stop - part.start,)} if args.zero else params
+    buffers = {
+        "parameters": params,
+        "gradients": params,
+        "Adam's m": moments,
+        "Adam's v": moments,
+        "activations": acts,
+    }
+    if args.memory_map:
+        if ranks.rank == 0:
+            draw_memory_map(buffers, args.memory_map)
+        print(f"wrote {args.memory_map}")
+        return None
+    advice = "lower --batch-size or --seq-len, or choose a smaller --preset"
+    check_memory(buffers, advice, processes=ranks.on_machine)
+
+    shards = {
+        "vocab_size": config.vocab_size,
+        "seed": args.seed,
+        "rank": ranks.rank,
+        "num_ranks": ranks.size,
+    }
+    model = family.model(config, B, T, seed=None if source else args.seed, recompute=args.recompute)
+    run = Run(
+        kind=kind,
+        args=args,
+        ranks=ranks,
+        corpus=folder,
+        tokenizer=tokenizer,
+        model=model,
+        optimizer=AdamW(
+            model.params,
+            model.grads,
+            betas=(args.beta1, args.beta2),
+            weight_decay=args.weight_decay,
+            part=part,
+            total=ranks.total if args.zero else float,
+        ),
+        batches=DataLoader(folder / "train_*.bin", B, T, **shards),
+        val_batches=DataLoader(folder / "val_*.bin", B, T, shuffle=False, **shards),
+        rng=np.random.default_rng(args.seed),
+        positions=max(T, source.positions if source else 0),
+    )
+    if args.resume:
+        run.restore(source.path)
+    elif source:
+        fill(model.params, source.weights)
+    return run
