@@ -81,8 +81,8 @@ def drop_older(folder: Path, step: int, keep: int) -> None:
     """
     older = [path for path in list_checkpoints(folder) if path.name != CHECKPOINT]
     kept = [path for path in older if path.name <= OLDER.format(step)][:keep]
-    with suppress(OSError):  # what is left over does no harm
-        for path in set(older) - set(kept):
+    for path in set(older) - set(kept):
+        with suppress(OSError):  # what is left over does no harm
             path.unlink()
 
 

@@ -45,10 +45,13 @@ def run_program(main: Callable[[], None]) -> None:
         sys.exit(0)
     except UserError as error:
         status, sentence = 2, str(error)
-    except BrokenPipeError:  # whoever read our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        print_to_nowhere()
         sys.exit(1)
-    except (RunError, OSError) as error:
+    except OSError as error:
+        named = f"cannot use {error.filename}: {error.strerror}"
+        status, sentence = 1, named if error.filename else str(error)
+    except RunError as error:
         status, sentence = 1, str(error)
     except MemoryError as error:
         status, sentence = 1, f"out of memory: {error}"
@@ -59,6 +62,11 @@ def run_program(main: Callable[[], None]) -> None:
     sentence = "".join(c if c.isprintable() else "?" for c in sentence[:2000])
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(status)
+
+
+def print_to_nowhere() -> None:
+    """After a BrokenPipeError: whoever read our output, such as `head`, has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def at_least(least: int | float, below: float = math.inf) -> Callable[[str], int | float]:

@@ -24,8 +24,12 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
     """
     family, parser = FAMILIES[kind], make_parser(kind)
     args, source = parser.parse_args(), None
-    if args.resume and args.resume.is_dir() and list_checkpoints(args.resume):
+    if args.resume and list_checkpoints(args.resume):
         args.resume = ranks.first(lambda: find_whole(args.resume))
+    elif args.resume and (args.resume / "log.csv").is_file():
+        raise UserError(
+            f"{args.resume} has no checkpoint yet; begin that run anew with --out {args.resume}"
+        )
     origin = args.resume or args.init_from
     if origin:
         if args.preset:
@@ -180,7 +184,10 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         "fine-tuning needs a fraction of it)",
     )
     optimiser.add_argument(
-        "--min-lr", type=at_least(0.0), default=0.0, help=f"last learning rate {default}"
+        "--min-lr",
+        type=at_least(0.0),
+        default=0.0,
+        help=f"what the learning rate falls to, which the step after the last would have {default}",
     )
     optimiser.add_argument(
         "--warmup",

@@ -25,8 +25,8 @@ from threadpoolctl import threadpool_limits
 from errors import RunError, UserError
 from layers.tiles import num_threads, slices
 
-# What mpirun of Open MPI, mpirun of MPICH, Intel MPI and Microsoft MPI, and Slurm's srun set.
-LAUNCHED = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"
+# How many were started, as Open MPI's mpirun says it, and that of MPICH, Intel and Microsoft.
+STARTED = "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"
 
 # Elements that are exchanged at once. Two ranks on one machine sum 124M gradients in chunks of this
 # size in 0.1 s, and in a single call, whose memory leaves every cache, in 0.25 s.
@@ -68,6 +68,10 @@ class Ranks:
         """The sum of a number over all ranks, the same bits on each."""
         return value
 
+    def mean(self, value: float) -> float:
+        """The mean of a number over all ranks, the same bits on each."""
+        return self.total(value) / self.size
+
     def part(self, size: int) -> slice:
         """Of so many elements, those that are this rank's own."""
         return slices(size, self.size)[self.rank]
@@ -97,18 +101,25 @@ class MPIRanks(Ranks):
         os.environ.setdefault("OMPI_MCA_mpi_ft_enable", "true")
         try:
             from mpi4py import MPI
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:  # the latter when there is no MPI library
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"this is one of several processes under MPI, but mpi4py is not there ({error}); "
+                f"this is one of several processes under MPI, but mpi4py cannot be had ({reason}); "
                 'pip install -e ".[mpi]", or mpi4py for the MPI of your cluster'
             ) from None
         self._mpi, self._comm = MPI, MPI.COMM_WORLD
         self.rank, self.size = self._comm.rank, self._comm.size
+        started = next((os.environ[name] for name in STARTED if name in os.environ), self.size)
+        if int(started) != self.size:
+            raise UserError(
+                f"{started} processes were started, but mpi4py knows of {self.size}: it belongs to "
+                "another MPI; install it anew for this one, or use that one's mpirun"
+            )
         neighbours = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.on_machine = neighbours.size
         cores = set().union(*neighbours.allgather(_own_cores()))
         # Ranks must not fight over cores: each gets its share, unless the user has said how many.
-        if "OMP_NUM_THREADS" not in os.environ:
+        if not os.environ.get("OMP_NUM_THREADS"):
             threadpool_limits(max(1, len(cores) // neighbours.size), user_api="blas")
         self._signs = self._comm.Dup()
         self._names = self._comm.allgather(self._name())
@@ -135,8 +146,11 @@ class MPIRanks(Ranks):
             living = next(rank for rank in range(self.size) if rank not in dead)
             if self.rank == living:
                 sys.stderr = sys.__stderr__
-            names = ", ".join(self._names[rank] for rank in dead)
-            raise RunError(f"{names} has died, so the run has ended; {GO_ON}") from error
+            else:
+                time.sleep(1)  # who ends now may be taken for one more that has died
+            names = " and ".join(self._names[rank] for rank in dead)
+            have = "has" if len(dead) == 1 else "have"
+            raise RunError(f"{names} {have} died, so the run has ended; {GO_ON}") from error
         sys.stderr = sys.__stderr__
         print(f"{self._name()} has failed:", file=sys.stderr)
         if isinstance(error, self._mpi.Exception):
@@ -261,7 +275,9 @@ def find_ranks() -> Ranks:
     Raises:
         UserError: it has been started by MPI, but mpi4py is missing.
     """
-    return MPIRanks() if any(name in os.environ for name in LAUNCHED) else Ranks()
+    # The last is Slurm's, whose srun does not say how many it has started.
+    together = any(name in os.environ for name in (*STARTED, "PMIX_RANK"))
+    return MPIRanks() if together else Ranks()
 
 
 def _chunks(flat: np.ndarray) -> list[np.ndarray]:

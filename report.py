@@ -1,6 +1,7 @@
 """What a training run tells: its memory, its speed, its log and its pictures."""
 
 import csv
+import os
 import shlex
 import subprocess
 import sys
@@ -29,7 +30,7 @@ COLUMNS = {
 
 
 class Log:
-    """log.csv: a row for each step, on the disk as soon as it is known.
+    """log.csv: a row for each step, in the file as soon as it is known.
 
     Args:
         path: the file; what a resumed run has written to it before is kept.
@@ -40,6 +41,8 @@ class Log:
         self.path = path
         self.rows = self._read() if steps_done and path.is_file() else []
         self.drop_after(steps_done)
+        if len(self.rows) < steps_done:
+            print(f"{path} lacks the rows of {steps_done - len(self.rows)} steps", file=sys.stderr)
 
     def drop_after(self, step: int) -> None:
         """Drop the rows of the steps after this one."""
@@ -56,15 +59,21 @@ class Log:
                 lines = csv.DictReader(line for line in file if line.endswith("\n"))
                 if lines.fieldnames != list(COLUMNS):
                     raise ValueError("other columns")
-                return [
+                rows = [
                     {name: kind(row[name]) if row[name] else None for name, kind in COLUMNS.items()}
                     for row in lines
                 ]
+                if any(row[name] is None for row in rows for name in COLUMNS if name != "val_loss"):
+                    raise ValueError("a row that is not whole")
+                return rows
         except (TypeError, ValueError, csv.Error) as error:
             raise FormatError(f"{self.path} is damaged; move it away, and resume again") from error
 
-    def write(self, *values: float | None) -> None:
+    def write(self, *values: float | None, sync: bool) -> None:
         """Add the row of a step, its values in the order of `COLUMNS`.
+
+        Args:
+            sync: wait until the disk has it, and all before it.
 
         Raises:
             RunError: the file cannot be written.
@@ -73,6 +82,9 @@ class Log:
         try:
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 file.write(self._line(self.rows[-1]))
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {error.strerror}") from error
 

@@ -80,9 +80,9 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint: what `restore` needs to go on as if nothing had happened.
 
-        With `--checkpoint-async` this begins it, and `finish_saving` waits for its end.
+        With `--checkpoint-async` this begins it, and `finish_saving` waits for its end. Other ranks
+        than 0 have nothing to write, and go on: where that matters, `await_saving`.
         """
-        self.finish_saving()
         settings = {name: value for name, value in vars(self.args).items() if name not in NOT_SAVED}
         meta = {
             "model": self.kind,
@@ -112,6 +112,11 @@ class Run:
         saving, self._saving = self._saving, None
         if saving:
             saving.result()
+
+    def await_saving(self) -> None:
+        """Wait until the last checkpoint is whole, on every rank, though only rank 0 writes it."""
+        self.finish_saving()
+        self.ranks.total(0.0)
 
     def _write(self, meta: dict[str, Any]) -> None:
         """Write a checkpoint of parameters and moments as they are."""
@@ -224,7 +229,9 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
             betas=(args.beta1, args.beta2),
             weight_decay=args.weight_decay,
             part=part,
-            total=ranks.total if args.zero else float,
+            # Without --zero all have the same gradients, but, with other threads, not quite the
+            # same norm.
+            total=ranks.total if args.zero else ranks.mean,
         ),
         batches=DataLoader(folder / "train_*.bin", B, T, **shards),
         val_batches=DataLoader(folder / "val_*.bin", B, T, shuffle=False, **shards),

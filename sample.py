@@ -178,7 +178,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"0 always takes the likeliest token, 1 is the model's own distribution {default}",
     )
     choice.add_argument(
-        "--top-k", type=int, default=0, help="choose among the k likeliest tokens (default: all)"
+        "--top-k", type=int, default=0, help="choose among the k likeliest tokens (default: 0, all)"
     )
     choice.add_argument(
         "--top-p",

@@ -79,9 +79,7 @@ class Tokenizer(ABC):
         if text is None:
             return [self.begin]
         if not text:
-            raise UserError(
-                "the prompt is empty; give some text, or no prompt at all to begin a new text"
-            )
+            raise UserError("the prompt is empty; give some text, or leave the prompt out")
         return self.encode(text)
 
     def decode(self, tokens: Iterable[int]) -> str:

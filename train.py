@@ -15,7 +15,7 @@ import numpy as np
 
 from adam import cosine_schedule
 from checkpoint import CHECKPOINT
-from errors import DivergedError, RunError
+from errors import DivergedError, RunError, print_to_nowhere
 from ranks import find_ranks
 from report import Log, command, matmul_peak
 from run import Run, prepare
@@ -31,20 +31,11 @@ def main(kind: str) -> None:
     """Train a model of one of the `FAMILIES`, as the command line says."""
     with find_ranks() as ranks:
         run = prepare(kind, ranks)
-        if not run:
-            return
-        if run.args.profile:
+        if run and run.args.profile:
             profile = Profile(run.model, run.optimizer, lambda: take_step(run, run.args.lr))
             print(profile.table(matmul_peak()))
-            return
-        try:
+        elif run:
             train(run)
-        except BrokenPipeError:  # nobody reads our output any more
-            if run.step > run.saved_step:
-                run.save()
-            raise
-        finally:
-            run.finish_saving()
 
 
 def train(run: Run) -> None:
@@ -53,7 +44,8 @@ def train(run: Run) -> None:
     Raises:
         RunError: the loss or the gradients are not finite, or the loss has jumped where that is to
             stop the run; the last checkpoint stays.
-        KeyboardInterrupt: Ctrl-C or SIGTERM came; the step was finished and saved.
+        KeyboardInterrupt: Ctrl-C or SIGTERM came, or nobody reads the output any more; the step was
+            finished and saved.
     """
     args, ranks, model = run.args, run.ranks, run.model
     batches_per_step = args.grad_accum * ranks.size
@@ -67,7 +59,8 @@ def train(run: Run) -> None:
     if ranks.size > 1:
         print(ranks.describe(), flush=True)
 
-    log = Log(args.out / "log.csv", run.step) if ranks.rank == 0 else None
+    log = ranks.first(lambda: Log(args.out / "log.csv", run.step))
+    launch = f"mpirun -n {ranks.size} --bind-to none " if ranks.size > 1 else ""
     stop = StopRequest()
     if args.on_spike == "rollback" and run.step == 0:
         run.save()  # something to go back to
@@ -89,20 +82,19 @@ def train(run: Run) -> None:
                 raise DivergedError(f"the validation loss is {seen}")
         except DivergedError as error:
             recover(run, error)
-            if log:
+            if ranks.rank == 0:
                 log.drop_after(run.step)
             continue
         run.step = step
         speed = gflop_per_step / seconds
-        print(
+        told = [
             f"step {step:>4}/{args.steps}  loss {loss:.4f}  norm {norm:.2f}  lr {lr:.2e}  "
             f"{1e3 * seconds:.0f} ms  {tokens_per_step / seconds:,.0f} tokens/s  "
-            f"{speed:.0f} GFLOP/s ({speed / peak:.0%} of peak)",
-            flush=True,
-        )
+            f"{speed:.0f} GFLOP/s ({speed / peak:.0%} of peak)"
+        ]
         if validating:
-            print(f"step {step:>4}/{args.steps}  validation loss {seen:.4f}", flush=True)
-        if log:
+            told += [f"step {step:>4}/{args.steps}  validation loss {seen:.4f}"]
+        if ranks.rank == 0:
             log.write(
                 step,
                 loss,
@@ -112,17 +104,24 @@ def train(run: Run) -> None:
                 1e3 * seconds,
                 tokens_per_step / seconds,
                 run.rollbacks,
+                sync=saving,  # no checkpoint without the rows of its steps
             )
-        if ranks.rank == 0 and (last or step % args.sample_every == 0):
-            print(f"--- a sample ---\n{run.speak()}\n----------------", flush=True)
+            if last or step % args.sample_every == 0:
+                told += ["--- a sample ---", run.speak(), "----------------"]
+        try:
+            print(*told, sep="\n", flush=True)
+        except BrokenPipeError:
+            print_to_nowhere()
+            stop.requested = True
         if saving:
             run.save()
-            if log:
+            if ranks.rank == 0:
                 log.draw(args.out / "loss.png", f"{args.preset} on {run.corpus.name}")
         if stopping and not last:
+            run.await_saving()
             raise KeyboardInterrupt(
-                f"stopped after step {step}, which is saved; "
-                f"go on with: {command(f'{run.kind}_train.py', '--resume', args.out)}"
+                f"stopped after step {step}, which is saved; go on with: "
+                f"{launch}{command(f'{run.kind}_train.py', '--resume', args.out)}"
             )
 
     run.finish_saving()

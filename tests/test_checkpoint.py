@@ -88,6 +88,14 @@ def test_a_flipped_bit_never_goes_unnoticed(path, arrays):
     assert noticed > 500
 
 
+def test_a_flipped_bit_behind_the_part_that_is_read_is_noticed(path, arrays):
+    damaged = bytearray(path.read_bytes())
+    damaged[find_array(path, "m", 1000, np.float32) + 3000] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(FormatError, match="damaged"):
+        load_arrays(path, {"m": np.empty(500, np.float32)}, 0, 1000)
+
+
 def test_foreign_files_are_refused(tmp_path, path, arrays):
     (tmp_path / "text.npz").write_text("hello", encoding="utf-8")
     np.savez(tmp_path / "other.npz", params=np.zeros(3))

@@ -108,7 +108,7 @@ def test_a_prompt_is_what_the_model_was_trained_to_see_before_the_answer():
 @ALL
 def test_no_prompt_begins_a_text_and_an_empty_one_is_a_mistake(tokenizer):
     assert tokenizer.encode_prompt(None) == [tokenizer.begin]
-    with pytest.raises(UserError, match="the prompt is empty; give some text, or no prompt"):
+    with pytest.raises(UserError, match="the prompt is empty; give some text, or leave"):
         tokenizer.encode_prompt("")
 
 

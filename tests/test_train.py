@@ -453,10 +453,13 @@ def test_a_reader_that_goes_away_loses_nothing(corpus, tmp_path):
         if line.startswith("step    3/"):
             break
     process.stdout.close()
-    process.wait(timeout=60)
+    err = process.stderr.read()
     process.stderr.close()
-    assert process.returncode == 1
-    assert read_meta(tmp_path / "run" / "checkpoint.npz")["step"] >= 3
+    assert process.wait(timeout=60) == 130
+    done = read_meta(tmp_path / "run" / "checkpoint.npz")["step"]
+    assert done >= 3
+    assert err.startswith(f"stopped after step {done}, which is saved; go on with: ")
+    assert err.count("\n") == 1
 
 
 LIMIT_FILES = """
@@ -585,13 +588,30 @@ def test_the_model_comes_from_one_place(program, small, tmp_path):
     assert "leave out" in refused(program, "--resume", run, "--out", tmp_path)
 
 
+def test_a_run_that_was_stopped_before_its_first_checkpoint_can_be_begun_anew(program, small):
+    run = small[-1]
+    program("gpt2_train", *small, "--steps", 1)
+    (run / "checkpoint.npz").unlink()
+    assert f"no checkpoint yet; begin that run anew with --out {run}" in refused(
+        program, "--resume", run
+    )
+    status, _, err = program("gpt2_train", *small, "--steps", 1)
+    assert (status, err) == (0, "")
+
+
 def test_a_damaged_log_is_named(program, small, tmp_path):
     program("gpt2_train", *small, "--steps", 1)
     log = tmp_path / "run" / "log.csv"
-    for damage in (bytes(50), log.read_bytes() + b"\0\0\0\n", log.read_bytes() + b"2,x,,,,,\n"):
-        log.write_bytes(damage)
+    whole = log.read_bytes()
+    for damage in (b"\0\0\0\n", b"2,x,,,,,,\n", b",1,,,,,,\n", b"2,4.5\n"):
+        log.write_bytes(whole + damage)
         sentence = refused(program, "--resume", tmp_path / "run", "--steps", 2)
         assert "log.csv is damaged" in sentence
+    log.write_bytes(bytes(50))
+    assert "log.csv is damaged" in refused(program, "--resume", tmp_path / "run", "--steps", 2)
+    log.unlink()
+    status, _, err = program("gpt2_train", "--resume", tmp_path / "run", "--steps", 2)
+    assert (status, err) == (0, f"{log} lacks the rows of 1 steps\n")
 
 
 def test_data_that_has_changed_is_noticed(program, small, corpus, tmp_path):

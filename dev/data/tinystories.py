@@ -57,7 +57,8 @@ def main() -> None:
         dest="source",
         type=Path,
         metavar="FILE",
-        help="use this file of stories instead of downloading, every hundredth for validation",
+        help="use this file, of stories separated by <|endoftext|>, instead of downloading; every "
+        "hundredth is for validation",
     )
     arguments = parser.parse_args()
     if arguments.source:

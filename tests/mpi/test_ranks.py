@@ -1,5 +1,7 @@
 """Several processes agree, share, and tell one story when something goes wrong."""
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # What each rank does; `case` is replaced.
 PROGRAM = """
 import os, signal, subprocess, sys, time
+del os.environ["OMP_NUM_THREADS"]
 import numpy as np
 import ranks
+from layers.tiles import num_threads
 from errors import UserError, run_program
 ranks.CHUNK, ranks.SILENCE, ranks.PARTING = 1000, 3.0, 1.0
 
@@ -40,13 +44,15 @@ EVERYTHING = """
             pieces = [piece.copy() for piece in r.collect(total[part], size)]
             assert np.array_equal(np.concatenate(pieces), total) if r.rank == 0 else not pieces
         assert r.total(0.5 + r.rank) == sum(0.5 + rank for rank in range(r.size))
+        assert r.mean(r.rank) == (r.size - 1) / 2
         assert r.first(lambda: f"rank {r.rank}") == "rank 0"
+        assert num_threads() == max(1, os.cpu_count() // r.size)
         assert r.on_machine == r.size
 """
 
 
-def run(mpirun, num_ranks, case):
-    process = mpirun(num_ranks, "-c", PROGRAM.replace("{case}", case))
+def run(mpirun, num_ranks, case, *options):
+    process = mpirun(num_ranks, "-c", PROGRAM.replace("{case}", case), options=options)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err
 
@@ -58,9 +64,30 @@ def test_who_is_alone_does_not_load_mpi():
     assert out.stdout == "1 False\n", out.stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "error: 2 processes were started, but mpi4py knows of 1"),
+        ({"MPI4PY_LIBMPI": "/no/libmpi.so"}, "error: this is one of several .*cannot load MPI"),
+    ],
+)
+def test_the_wrong_mpi_is_a_mistake_of_one_sentence(settings, sentence):
+    pytest.importorskip("mpi4py")
+    code = "from errors import run_program; from ranks import find_ranks; run_program(find_ranks)"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"OMPI_COMM_WORLD_SIZE": "2"} | settings,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert re.search(sentence, result.stderr.splitlines()[-1])
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 def test_every_operation_is_what_it_says(mpirun, num_ranks):
-    status, out, err = run(mpirun, num_ranks, EVERYTHING)
+    status, out, err = run(mpirun, num_ranks, EVERYTHING, "--bind-to", "none")
     assert (status, out, err) == (0, f"the end 0 {num_ranks}\n", "")
 
 
