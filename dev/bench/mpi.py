@@ -179,7 +179,9 @@ def step_often(preset: str, B: int, T: int, steps: int, zero: bool) -> None:
         model_type, config = PRESETS[preset]
         model = model_type(config, B, T)
         part = ranks.part(model.params.flat.size) if zero else None
-        adam = AdamW(model.params, model.grads, part=part, total=ranks.total if zero else float)
+        adam = AdamW(
+            model.params, model.grads, part=part, total=ranks.total if zero else ranks.mean
+        )
         batch = np.random.default_rng(ranks.rank).integers(0, config.vocab_size, (2, B, T))
         run = SimpleNamespace(
             args=SimpleNamespace(grad_accum=1, on_spike="ignore", clip=1.0, zero=zero),
