@@ -21,7 +21,7 @@ def test_kills_at_random_instants(corpus, whole, tmp_path, chance):
     runs = (tmp_path / f"run-{number}" for number in itertools.count())
     kills, in_a_save, most_lost, exact = Counter(), 0, 0, 0
     begin = time.perf_counter()
-    with tqdm(total=KILLS, unit="kill") as bar:
+    with tqdm(total=KILLS, unit="kill", disable=None) as bar:
         while exact < KILLS:
             run, (kind, background), lost = next(runs), next(variants), 0
             while step_saved(run) < STEPS:
