@@ -32,8 +32,8 @@ class AdamW:
         part: the elements of the flat arrays that this optimiser updates; by default all. Several
             processes can share the work and the moments' memory, each with a part of its own
             (Rajbhandari et al. 2020, arXiv 1910.02054, section 5.1: ZeRO, stage 1).
-        total: makes one number, the same for all, of what each of those processes has found for its
-            part: their sum.
+        total: makes one number, the same for all, of what each of those processes has found: the
+            sum where each has a part, the mean where each has all.
 
     Attributes:
         m, v: the moments of the part, flat.

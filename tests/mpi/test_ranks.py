@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("mpi4py")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # What each rank does; `case` is replaced.
@@ -58,7 +60,6 @@ def run(mpirun, num_ranks, case, *options):
 
 
 def test_who_is_alone_does_not_load_mpi():
-    pytest.importorskip("mpi4py")
     code = "import sys, train; print(train.find_ranks().size, 'mpi4py' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert out.stdout == "1 False\n", out.stderr
@@ -72,7 +73,6 @@ def test_who_is_alone_does_not_load_mpi():
     ],
 )
 def test_the_wrong_mpi_is_a_mistake_of_one_sentence(settings, sentence):
-    pytest.importorskip("mpi4py")
     code = "from errors import run_program; from ranks import find_ranks; run_program(find_ranks)"
     result = subprocess.run(
         [sys.executable, "-c", code],
