@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import psutil
+
+from errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -84,3 +87,27 @@ def extents(shapes: Shapes) -> dict[str, tuple[int, int]]:
         result[name] = start, stop
         start = stop
     return result
+
+
+def check_available(needed: int, what: str, advice: str) -> None:
+    """Refuse what needs more memory than this machine has available.
+
+    Args:
+        needed: in bytes.
+        what: what they are needed for, as in "for this run".
+        advice: what to do about it.
+
+    Raises:
+        UserError: less is available.
+    """
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise UserError(
+            f"{megabytes(needed)} of memory are needed {what}, and this machine has "
+            f"{megabytes(available)} available; {advice}"
+        )
+
+
+def megabytes(size: float) -> str:
+    """Bytes for a person: "1,177 MiB", or "0.3 MiB"."""
+    return f"{size / 2**20:,.1f} MiB" if size < 10 * 2**20 else f"{size / 2**20:,.0f} MiB"

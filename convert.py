@@ -22,13 +22,13 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from buffers import Buffer, num_elements
-from checkpoint import save_checkpoint
+from buffers import Buffer, check_available, num_elements
 from errors import UserError, run_program
 from formats import gguf, huggingface, llama2_c, llm_c
+from formats.checkpoint import save_checkpoint
 from formats.weights import FLOATS, Parts, Weights
-from load import FAMILIES, Source, fill, open_model
-from report import check_available
+from load import Source, fill, open_model
+from models import FAMILIES
 
 
 def write_checkpoint(path: Path, weights: Weights, dtype: str) -> None:

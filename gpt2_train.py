@@ -4,7 +4,7 @@
     python gpt2_train.py --resume runs/tiny     go on after an interruption
     python gpt2_train.py --preset gpt2 --data tinyshakespeare --batch-size 4 --seq-len 64
 
-The model is in gpt2.py, the loop in train.py.
+The model is in models/gpt2.py, the loop in train.py.
 """
 
 import train

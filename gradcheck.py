@@ -28,7 +28,6 @@ from tqdm import tqdm
 from buffers import extents
 from errors import RunError, UserError, run_program
 from files import save_figure
-from gpt2 import GPT2, GPT2Config
 from layers import (
     attention,
     classifier,
@@ -41,7 +40,8 @@ from layers import (
     softmax_crossentropy,
     swiglu,
 )
-from llama2 import Llama2, Llama2Config
+from models.gpt2 import GPT2, GPT2Config
+from models.llama2 import Llama2, Llama2Config
 
 STEP = 1e-5
 LAYER_TOLERANCE = 1e-7

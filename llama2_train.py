@@ -5,7 +5,7 @@
     python llama2_train.py --preset stories15M --data tinystories --batch-size 16
     python llama2_train.py --init-from stories15M.bin --data my_stories --lr 1e-4
 
-The model is in llama2.py, the loop in train.py.
+The model is in models/llama2.py, the loop in train.py.
 """
 
 import train

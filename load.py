@@ -1,4 +1,4 @@
-"""From a file to a model: which models there are, and how to get one out of what a person has.
+"""From a file to a model: how to get one out of what a person has.
 
 The format of a file is recognised, never asked for.
 """
@@ -6,38 +6,19 @@ The format of a file is recognised, never asked for.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-import gpt2
-import llama2
-from buffers import Buffer, Shapes, extents, num_elements
-from checkpoint import CHECKPOINT, FORMAT, find_array, list_checkpoints, read_meta
+from buffers import Buffer, Shapes, check_available, extents, num_elements
 from errors import FormatError, UserError
 from formats import gguf, huggingface, llama2_c, llm_c, state_dict
+from formats.checkpoint import CHECKPOINT, FORMAT, find_array, list_checkpoints, read_meta
 from formats.tokenizer_files import load_tokenizer, tokenizer_from_bytes
 from formats.weights import SINGLE, Parts, Weights
-from model import Model
-from report import check_available
+from models import FAMILIES
+from models.model import Model
 from tokenizer import Tokenizer
-
-
-class Family(NamedTuple):
-    """A kind of model: what a person calls it, its classes, and the sizes that have names."""
-
-    title: str
-    model: type[Model]
-    config: type
-    presets: Mapping[str, Any]
-
-
-# By the name that a checkpoint has for them, and the programs that train them.
-FAMILIES = {
-    "gpt2": Family("GPT-2", gpt2.GPT2, gpt2.GPT2Config, gpt2.PRESETS),
-    "llama2": Family("Llama 2", llama2.Llama2, llama2.Llama2Config, llama2.PRESETS),
-}
-
 
 # Positions of all texts together that a sampler computes at once: enough to be fast.
 SAMPLER_ROWS = 512

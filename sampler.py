@@ -18,7 +18,7 @@ import numpy as np
 
 from errors import RunError, UserError
 from layers.tiles import row_tiles, run_tiles
-from model import Model
+from models.model import Model
 from tokenizer import LlamaTokenizer, Tokenizer
 
 LARGEST = 1e6  # of numbers that float32 logits are divided by: all effect is long reached

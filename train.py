@@ -1,7 +1,10 @@
-"""Train a model: what gpt2_train.py and llama2_train.py have in common, which is nearly everything.
+"""Train a model of any family.
 
-`prepare` in run.py puts a run together, and `train` is the loop. Under MPI every rank goes through
-both; only rank 0 writes.
+    python train.py gpt2                        which is what gpt2_train.py does
+    python train.py llama2 --preset stories15M --data tinystories --batch-size 16
+
+`prepare` in training/run.py puts a run together, and `train` is the loop. Under MPI every rank goes
+through both; only rank 0 writes.
 """
 
 import math
@@ -14,12 +17,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from adam import cosine_schedule
-from checkpoint import CHECKPOINT
-from errors import DivergedError, RunError, print_to_nowhere
-from ranks import find_ranks
-from report import Log, command, matmul_peak
-from run import Run, prepare
-from timing import Profile
+from errors import DivergedError, RunError, UserError, print_to_nowhere, run_program
+from formats.checkpoint import CHECKPOINT
+from models import FAMILIES
+from training.ranks import find_ranks
+from training.report import Log, command, matmul_peak
+from training.run import Run, prepare
+from training.timing import Profile
 
 # A spike is a loss that is so many standard deviations, and so many nats, above the mean of the
 # losses before it.
@@ -27,8 +31,9 @@ SPIKE_DEVIATIONS, SPIKE_NATS = 6, 0.5
 SPIKE_LOSSES = 20  # that mean needs
 
 
-def main(kind: str) -> None:
-    """Train a model of one of the `FAMILIES`, as the command line says."""
+def main(kind: str | None = None) -> None:
+    """Train a model of the family `kind`, or of the one that is the command line's first word."""
+    kind = kind or _family()
     with find_ranks() as ranks:
         run = prepare(kind, ranks)
         if run and run.args.profile:
@@ -121,7 +126,7 @@ def train(run: Run) -> None:
             run.await_saving()
             raise KeyboardInterrupt(
                 f"stopped after step {step}, which is saved; go on with: "
-                f"{launch}{command(f'{run.kind}_train.py', '--resume', args.out)}"
+                f"{launch}{command('train.py', run.kind, '--resume', args.out)}"
             )
 
     run.finish_saving()
@@ -204,3 +209,18 @@ class StopRequest:
         for each in self._signals:
             signal.signal(each, signal.default_int_handler)
         print("finishing this step; once more to stop at once, without saving", file=sys.stderr)
+
+
+def _family() -> str:
+    """Take the family's name from the command line."""
+    words = sys.argv[1:2]
+    if not words or words[0] not in FAMILIES:
+        raise UserError(
+            f"the first word must be the family of the model, one of {', '.join(FAMILIES)}; for "
+            f"example python train.py {next(iter(FAMILIES))} --help"
+        )
+    return sys.argv.pop(1)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -20,13 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from adam import AdamW
-from buffers import Buffer, num_elements
+from buffers import Buffer, check_available, num_elements
 from errors import RunError, UserError, run_program
 from formats import llm_c
 from formats.weights import SINGLE, Parts, Weights
-from gpt2 import GPT2, GPT2Config
 from load import fill
-from report import check_available
+from models.gpt2 import GPT2, GPT2Config
 
 TOLERANCE = 1e-2
 GRAD_TOLERANCE = 2e-2

@@ -24,8 +24,8 @@ from dev.torch_models import (
     random_weights,
     train_losses,
 )
-from gpt2 import GPT2Config
-from llama2 import Llama2Config
+from models.gpt2 import GPT2Config
+from models.llama2 import Llama2Config
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 

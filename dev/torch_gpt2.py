@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gpt2 import GPT2Config
+from models.gpt2 import GPT2Config
 
 
 class Block(nn.Module):

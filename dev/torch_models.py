@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gpt2 import GPT2Config
-from llama2 import Llama2Config
+from models.gpt2 import GPT2Config
+from models.llama2 import Llama2Config
 
 # PyTorch's modules by our names: first those with a weight and a bias, which we tell apart by a
 # letter, then those that are a weight.

@@ -1,7 +1,7 @@
 """A model's weights as every format here reads and writes them: described, but not yet in memory.
 
 Each format translates between its files and these names, layouts and numbers, which are those of
-gpt2.py and llama2.py; whether a model can be made of them is for load.py to say.
+models/; whether a model can be made of them is for load.py to say.
 """
 
 import math
@@ -94,9 +94,9 @@ class Weights:
 
     Attributes:
         format: what a person calls the file's format and version.
-        kind: "gpt2" or "llama2".
-        config: what `GPT2Config` or `Llama2Config` is made of.
-        tensors: by the names in gpt2.py or llama2.py, in any order. "wte" has as many rows as there
+        kind: its name in `FAMILIES`.
+        config: what the family's config is made of.
+        tensors: by the names in models/, in any order. "wte" has as many rows as there
             are tokens: without padding.
         tokenizer: the model's, if the file has it.
     """

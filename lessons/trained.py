@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from adam import AdamW, cosine_schedule
-from checkpoint import CHECKPOINT, save_checkpoint
 from dataloader import DataLoader
 from dev.data import pydocs
+from formats.checkpoint import CHECKPOINT, save_checkpoint
 from formats.tokenizer_files import find_tokenizer, load_tokenizer
-from gpt2 import GPT2, GPT2Config
 from load import open_model
+from models.gpt2 import GPT2, GPT2Config
 from tokenizer import Tokenizer
 
 FOLDER = Path(__file__).resolve().parents[1] / "runs" / "lessons"

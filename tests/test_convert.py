@@ -9,9 +9,9 @@ from buffers import Buffer
 from convert import TARGETS, write_checkpoint
 from formats.tokenizer_files import load_tokenizer
 from formats.weights import Parts, Weights
-from gpt2 import GPT2, GPT2Config
-from llama2 import Llama2, Llama2Config
 from load import fill, open_model
+from models.gpt2 import GPT2, GPT2Config
+from models.llama2 import Llama2, Llama2Config
 
 BYTES = load_tokenizer("bytes")
 # No two numbers are equal, so that none can stand in another's place unnoticed.

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from adam import AdamW
-from gpt2 import GPT2Config
-from llama2 import Llama2Config
-from load import FAMILIES
+from models import FAMILIES
+from models.gpt2 import GPT2Config
+from models.llama2 import Llama2Config
 
 MODELS = {family.config: family.model for family in FAMILIES.values()}
 FILES = {

@@ -45,7 +45,7 @@ def test_a_wrong_layer_is_caught_in_the_whole_model(monkeypatch, name, layer, ca
     def without_derivative(dx, dout, *_):
         dx[...] = dout
 
-    monkeypatch.setattr(f"{name}.{layer}_backward", without_derivative)
+    monkeypatch.setattr(f"models.{name}.{layer}_backward", without_derivative)
     wrong = {
         result.tensor.split()[-1]
         for result in check_model(*gradcheck.MODELS[name][0])
@@ -342,7 +342,7 @@ def test_an_element_that_is_left_out_is_caught_in_the_whole_model(monkeypatch):
         gradcheck.embedding.embedding_backward(dweight[:-1], dout, tokens, accumulate)
         dweight[-1] = np.nan
 
-    monkeypatch.setattr("gpt2.embedding_backward", without_the_last_row)
+    monkeypatch.setattr("models.gpt2.embedding_backward", without_the_last_row)
     results = check_model(*gradcheck.MODELS["gpt2"][0], elements=1)
     assert [result.tensor.split()[-1] for result in results if not result.ok] == ["wte"]
 

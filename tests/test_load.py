@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from tqdm import tqdm
 
 from buffers import Buffer
-from checkpoint import save_checkpoint
 from convert import progress, watched, write_checkpoint
 from errors import FormatError, UserError
 from formats import huggingface, llama2_c, llm_c, safetensors
+from formats.checkpoint import save_checkpoint
 from formats.state_dict import HUGGINGFACE_LLAMA, to_theirs
 from formats.tokenizer_files import load_tokenizer
 from formats.weights import Parts, Weights
-from gpt2 import GPT2Config
-from llama2 import Llama2, Llama2Config
 from load import fill, open_model, tokenizer_of
+from models.gpt2 import GPT2Config
+from models.llama2 import Llama2, Llama2Config
 
 CONFIG = Llama2Config(dim=96, num_layers=16, num_heads=2, vocab_size=257, seq_len=8)
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoint import read_meta, save_checkpoint
 from errors import RunError, UserError
 from formats import llama2_c
+from formats.checkpoint import read_meta, save_checkpoint
 from formats.tokenizer_files import load_tokenizer
 from formats.weights import Parts, Weights
-from gpt2 import GPT2, GPT2Config
-from llama2 import Llama2, Llama2Config
 from load import open_model
+from models.gpt2 import GPT2, GPT2Config
+from models.llama2 import Llama2, Llama2Config
 from sampler import Cache, Settings, draw, generate, generate_many, generate_tokens
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,16 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import gpt2
-import llama2
-import options
 import train
-from checkpoint import read_meta, save_checkpoint
 from dataloader import DataLoader, write_shard
 from formats import llama2_c
+from formats.checkpoint import read_meta, save_checkpoint
 from formats.weights import Parts, Weights
-from gpt2 import GPT2Config
-from llama2 import Llama2Config
+from models import gpt2, llama2
+from models.gpt2 import GPT2Config
+from models.llama2 import Llama2Config
+from training import options
 
 ROOT = Path(__file__).resolve().parents[1]
 # A model and a batch so small that a step takes milliseconds.
@@ -140,7 +139,7 @@ def test_a_run_that_was_stopped_resumes_to_the_bit(corpus, tmp_path, trainer, na
     done = read_meta(run / "checkpoint.npz")["step"]
     assert status == 130
     assert f"step {done}, which is saved" in err
-    assert f"{trainer} --resume {run}" in err
+    assert f"train.py {trainer.removesuffix('_train.py')} --resume {run}" in err
     assert 19 <= done < 40
 
     resumed, err = start_it("--resume", run).communicate(timeout=60)
@@ -203,7 +202,7 @@ def test_the_other_models_trainer_is_named(program, small, tmp_path):
     program("gpt2_train", *small, "--steps", 1)
     status, _, err = program("llama2_train", "--resume", tmp_path / "run")
     assert status == 2
-    assert "holds a GPT-2; use gpt2_train.py" in err
+    assert "holds a GPT-2; use python train.py gpt2" in err
 
 
 def test_a_model_whose_vocabulary_is_not_known(program, corpus, tmp_path):
@@ -315,7 +314,7 @@ def test_a_checkpoint_written_in_the_background_is_the_same(program, small, tmp_
     saved_in = []
     arguments = ["--steps", 6, "--save-every", 2]
     program("gpt2_train", *small, *arguments)
-    monkeypatch.setattr("run.save_checkpoint", save_slowly)
+    monkeypatch.setattr("training.run.save_checkpoint", save_slowly)
     out = tmp_path / "async"
     status, _, err = program("gpt2_train", *small[:-1], out, *arguments, "--checkpoint-async")
     assert (status, err) == (0, "")

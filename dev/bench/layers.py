@@ -28,10 +28,10 @@ if __name__ == "layers":
 else:
     from dev.bench.machine import Worker, has_torch, use_threads
     from errors import at_least, run_program
-    from gpt2 import PRESETS
     from gradcheck import LAYERS
     from layers.classifier import logit_rows
-    from llama2 import Llama2Config
+    from models.gpt2 import PRESETS
+    from models.llama2 import Llama2Config
 
 DIRECTIONS = "forward", "backward"
 

@@ -17,7 +17,7 @@ from dataloader import write_shard
 from dev.bench.machine import Worker, as_weights, initial_weights, peak_memory
 from errors import RunError, UserError
 from formats import llm_c
-from gpt2 import GPT2, GPT2Config
+from models.gpt2 import GPT2, GPT2Config
 
 STEP = re.compile(r"step \d+: train loss (\S+)")
 LAST_STEP = 19  # before its step 20 it samples a text, for which it would want a tokenizer

@@ -20,7 +20,7 @@ import psutil
 from errors import RunError, UserError
 from formats.weights import Parts, Weights
 from layers.tiles import num_threads, run_tiles, slices
-from model import Model
+from models.model import Model
 
 MIB = 2**20
 

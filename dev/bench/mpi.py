@@ -33,12 +33,11 @@ import psutil
 from tqdm import tqdm
 
 from adam import AdamW
-from buffers import num_elements
+from buffers import check_available, num_elements
 from dev.bench.machine import use_threads
 from dev.bench.sample import PRESETS
 from errors import RunError, UserError, at_least, run_program
-from ranks import CHUNK, find_ranks
-from report import check_available
+from training.ranks import CHUNK, find_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
 

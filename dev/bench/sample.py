@@ -38,8 +38,8 @@ from dev.download_starter_pack import STARTER
 from errors import RunError, UserError, at_least, run_program
 from formats import llama2_c
 from formats.tokenizer_files import load_tokenizer
-from llama2 import Llama2Config
-from load import FAMILIES
+from models import FAMILIES
+from models.llama2 import Llama2Config
 from sampler import Cache, Settings, generate_tokens
 from tokenizer import LlamaTokenizer
 

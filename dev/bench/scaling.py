@@ -22,7 +22,7 @@ from adam import AdamW
 from dev.bench.machine import MIB, Worker, picture, use_threads
 from errors import at_least, run_program
 from files import save_figure
-from gpt2 import GPT2, PRESETS, GPT2Config
+from models.gpt2 import GPT2, PRESETS, GPT2Config
 
 # What the base is multiplied by; channels less, because operations grow with their square.
 FACTORS = 1 / 4, 1 / 2, 1, 2, 4

@@ -28,8 +28,8 @@ from tqdm import tqdm
 from adam import AdamW
 from dev.bench.machine import MIB, Worker, has_torch, initial_weights, use_threads
 from errors import UserError, at_least, run_program
-from gpt2 import GPT2, PRESETS
-from model import RECOMPUTE
+from models.gpt2 import GPT2, PRESETS
+from models.model import RECOMPUTE
 
 OPTIONS = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "lr": 1e-4}
 MAX_NORM = 1.0

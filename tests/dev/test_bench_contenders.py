@@ -16,7 +16,7 @@ from dev.bench import sample
 from dev.bench.train import batch
 from errors import RunError
 from formats import llm_c
-from gpt2 import GPT2, PRESETS
+from models.gpt2 import GPT2, PRESETS
 from tokenizer import LlamaTokenizer
 
 not_windows = pytest.mark.skipif(

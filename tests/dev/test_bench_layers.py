@@ -15,7 +15,7 @@ import layers
 from dev.bench import roofline, scaling
 from dev.bench.layers import DIRECTIONS, arguments, gpt2_cases, llama2_cases, our_calls
 from files import save_figure
-from gpt2 import PRESETS
+from models.gpt2 import PRESETS
 
 BENCH = Path(__file__).parents[2] / "dev" / "bench"
 TINY = "--preset", "tiny", "--batch-size", 1, "--seq-len", 8

@@ -9,7 +9,7 @@ import pytest
 
 from dev.bench import mpi
 from dev.bench.mpi import Case, Times
-from ranks import CHUNK
+from training.ranks import CHUNK
 
 DOCS = Path(__file__).parents[2] / "docs" / "mpi.md"
 

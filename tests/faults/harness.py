@@ -16,15 +16,14 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-import checkpoint
-import gpt2
-import llama2
 import train
-from checkpoint import list_checkpoints, read_meta
 from errors import run_program
-from gpt2 import GPT2Config
-from llama2 import Llama2Config
-from report import Log
+from formats import checkpoint
+from formats.checkpoint import list_checkpoints, read_meta
+from models import gpt2, llama2
+from models.gpt2 import GPT2Config
+from models.llama2 import Llama2Config
+from training.report import Log
 
 KILLS = int(os.environ.get("KILLS", 6))
 SEED = int(os.environ.get("SEED", time.time_ns() % 10**6))

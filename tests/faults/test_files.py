@@ -7,7 +7,7 @@ import time
 import pytest
 from harness import SAVE_EVERY, Trainer, check_same, step_saved, steps_logged
 
-from checkpoint import list_checkpoints
+from formats.checkpoint import list_checkpoints
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from formats import llama2_c
 from formats.gguf import MAX_HEADER_BYTES, TENSORS, read, write
 from formats.tokenizer_files import load_tokenizer
 from formats.weights import FLOATS, Parts, Weights
-from gpt2 import GPT2Config
-from llama2 import Llama2Config
+from models.gpt2 import GPT2Config
+from models.llama2 import Llama2Config
 from tokenizer import BYTE_PIECES, SPECIAL_PIECES, BytePairTokenizer, LlamaTokenizer, train_bpe
 
 Type = library.GGMLQuantizationType

@@ -12,8 +12,8 @@ from errors import FormatError, RunError, UserError
 from formats import torch_pickle
 from formats.huggingface import read, write
 from formats.weights import Parts, Weights
-from gpt2 import GPT2Config
-from llama2 import Llama2Config
+from models.gpt2 import GPT2Config
+from models.llama2 import Llama2Config
 from tokenizer import BytePairTokenizer, LlamaTokenizer
 
 # No two of the numbers are equal, so that none can stand in another's place unnoticed.

@@ -13,7 +13,7 @@ from dev.check_debug_state import ten_losses
 from errors import FormatError, UserError
 from formats import llm_c
 from formats.weights import Parts, Weights
-from gpt2 import GPT2, GPT2Config
+from models.gpt2 import GPT2, GPT2Config
 
 # No two of the numbers are equal, so that none can stand in another's place unnoticed.
 CONFIG = {"seq_len": 7, "vocab_size": 5, "num_layers": 2, "num_heads": 3, "channels": 6}

@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 
-from checkpoint import read_meta
+from formats.checkpoint import read_meta
 
 STEPS = 20
 SETTINGS = ["--preset", "tiny", "--seq-len", 16, "--warmup", 2, "--val-every", 10]
@@ -146,8 +146,8 @@ def test_all_wait_for_a_slow_disk_before_they_part(mpirun, corpus, tmp_path, bac
 OTHER_THREADS = """
 import os, sys, zlib
 os.environ["OMP_NUM_THREADS"] = str(1 + 2 * int(os.environ["OMPI_COMM_WORLD_RANK"]))
-from ranks import find_ranks
-from run import prepare
+from training.ranks import find_ranks
+from training.run import prepare
 from train import take_step
 
 with find_ranks() as ranks:

@@ -18,7 +18,7 @@ PROGRAM = """
 import os, signal, subprocess, sys, time
 del os.environ["OMP_NUM_THREADS"]
 import numpy as np
-import ranks
+from training import ranks
 from layers.tiles import num_threads
 from errors import UserError, run_program
 ranks.CHUNK, ranks.SILENCE, ranks.PARTING = 1000, 3.0, 1.0
@@ -73,7 +73,10 @@ def test_who_is_alone_does_not_load_mpi():
     ],
 )
 def test_the_wrong_mpi_is_a_mistake_of_one_sentence(settings, sentence):
-    code = "from errors import run_program; from ranks import find_ranks; run_program(find_ranks)"
+    code = (
+        "from errors import run_program; from training.ranks import find_ranks; "
+        "run_program(find_ranks)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

@@ -19,9 +19,10 @@ from torch.nn import functional as F  # noqa: E402
 from dev import torch_models  # noqa: E402
 from formats import huggingface, state_dict  # noqa: E402
 from formats.weights import Parts, Weights  # noqa: E402
-from gpt2 import GPT2Config  # noqa: E402
-from llama2 import Llama2Config  # noqa: E402
-from load import FAMILIES, fill, open_model  # noqa: E402
+from load import fill, open_model  # noqa: E402
+from models import FAMILIES  # noqa: E402
+from models.gpt2 import GPT2Config  # noqa: E402
+from models.llama2 import Llama2Config  # noqa: E402
 
 # The configs' first numbers are: seq_len, vocab_size, num_layers, num_heads, channels; or dim,
 # hidden_dim, num_layers, num_heads, num_kv_heads, vocab_size, seq_len, norm_eps, rope_theta.

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: E402
 from dev.check_debug_state import ten_losses  # noqa: E402
 from dev.torch_gpt2 import TorchGPT2  # noqa: E402
 from dev.torch_models import load_weights, loss_of, random_weights, weights_of  # noqa: E402
-from gpt2 import GPT2, GPT2Config  # noqa: E402
+from models.gpt2 import GPT2, GPT2Config  # noqa: E402
 
 CONFIG = GPT2Config(seq_len=24, vocab_size=131, num_layers=3, num_heads=4, channels=20)
 B, T = 2, 17

@@ -16,8 +16,8 @@ from test_model import batch  # noqa: E402
 
 from dev import torch_models  # noqa: E402
 from dev.torch_gpt2 import TorchGPT2  # noqa: E402
-from gpt2 import GPT2Config  # noqa: E402
-from llama2 import Llama2Config  # noqa: E402
+from models.gpt2 import GPT2Config  # noqa: E402
+from models.llama2 import Llama2Config  # noqa: E402
 
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-9}
 

@@ -25,7 +25,7 @@ from layers.embedding import (
 from layers.gelu import gelu_backward, gelu_forward
 from layers.layernorm import layernorm_backward, layernorm_forward
 from layers.linear import linear_backward, linear_forward
-from model import Model, check_counts, split_heads
+from models.model import Model, check_counts, split_heads
 
 
 @dataclass(frozen=True)

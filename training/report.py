@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import psutil
 
-from buffers import Shapes, extents, num_elements
-from errors import FormatError, RunError, UserError
+from buffers import Shapes, check_available, extents, megabytes, num_elements
+from errors import FormatError, RunError
 from files import replacing, save_figure
 from layers.tiles import run_tiles, shares
 
@@ -151,30 +150,6 @@ def check_memory(
     check_available(processes * sum(sizes.values()), "for this run", advice)
 
 
-def check_available(needed: int, what: str, advice: str) -> None:
-    """Refuse what needs more memory than this machine has available.
-
-    Args:
-        needed: in bytes.
-        what: what they are needed for, as in "for this run".
-        advice: what to do about it.
-
-    Raises:
-        UserError: less is available.
-    """
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise UserError(
-            f"{megabytes(needed)} of memory are needed {what}, and this machine has "
-            f"{megabytes(available)} available; {advice}"
-        )
-
-
-def megabytes(size: float) -> str:
-    """Bytes for a person: "1,177 MiB", or "0.3 MiB"."""
-    return f"{size / 2**20:,.1f} MiB" if size < 10 * 2**20 else f"{size / 2**20:,.0f} MiB"
-
-
 def draw_memory_map(buffers: Mapping[str, Shapes], path: Path, itemsize: int = 4) -> None:
     """Draw flat buffers to scale: a bar for each, in which every tensor has its place.
 
@@ -213,7 +188,7 @@ def draw_memory_map(buffers: Mapping[str, Shapes], path: Path, itemsize: int = 4
 
 def command(script: str, *arguments: object) -> str:
     """What to type, here and now, to run another program of this project with this Python."""
-    root = Path(__file__).resolve().parent
+    root = Path(__file__).resolve().parents[1]
     paths = (Path(path) for path in (sys.executable, root / script))
     here = Path.cwd()
     short = [path.relative_to(here) if path.is_relative_to(here) else path for path in paths]

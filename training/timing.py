@@ -16,7 +16,7 @@ import numpy as np
 from adam import AdamW
 from buffers import extents
 from layers.tiles import num_threads
-from model import Model
+from models.model import Model
 
 
 class Profile:

@@ -7,7 +7,7 @@ import pytest
 from test_model import CONFIGS, batch, gradients, lively_model
 
 from errors import UserError
-from llama2 import Llama2Config
+from models.llama2 import Llama2Config
 
 
 @pytest.mark.parametrize(

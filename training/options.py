@@ -4,16 +4,17 @@ import argparse
 import itertools
 from pathlib import Path
 
-from checkpoint import find_whole, list_checkpoints
 from dev.data import pydocs
 from errors import UserError, at_least
+from formats.checkpoint import find_whole, list_checkpoints
 from formats.tokenizer_files import find_tokenizer
-from load import FAMILIES, Source, open_model
-from model import RECOMPUTE
-from ranks import Ranks
+from load import Source, open_model
+from models import FAMILIES
+from models.model import RECOMPUTE
 from tokenizer import Tokenizer
+from training.ranks import Ranks
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source | None]:
@@ -37,7 +38,7 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
         source = open_model(origin)
         if source.kind != kind:
             raise UserError(
-                f"{origin} holds a {FAMILIES[source.kind].title}; use {source.kind}_train.py"
+                f"{origin} holds a {FAMILIES[source.kind].title}; use python train.py {source.kind}"
             )
     if args.resume:
         if args.init_from or args.out:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from adam import AdamW
-from gpt2 import GPT2, GPT2Config
 from layers import attention
-from llama2 import Llama2, Llama2Config
-from timing import Profile
+from models.gpt2 import GPT2, GPT2Config
+from models.llama2 import Llama2, Llama2Config
+from training.timing import Profile
 
 MODELS = {
     GPT2: GPT2Config(seq_len=32, vocab_size=70, num_layers=2, num_heads=2, channels=32),

@@ -5,7 +5,7 @@ import pytest
 from test_model import CONFIGS, batch, gradients, lively_model
 
 from errors import UserError
-from gpt2 import GPT2Config
+from models.gpt2 import GPT2Config
 
 
 def test_heads_must_divide_channels():

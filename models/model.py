@@ -1,7 +1,7 @@
-"""What GPT-2 and Llama 2 have in common: their buffers, and the bookkeeping around a pass.
+"""What all models have in common: their buffers, and the bookkeeping around a pass.
 
-What makes each of them itself, its table of shapes, `forward` and `backward`, is in gpt2.py and
-llama2.py. Shapes are written with
+What makes each of them itself, its table of shapes, `forward` and `backward`, is in the file of its
+name beside this one. Shapes are written with
 
     B sequences   T positions   N = B T rows   V vocabulary
 """

@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 from test_golden import MODELS
 
-import gpt2
-import llama2
 from adam import AdamW
 from buffers import num_elements
 from errors import UserError
-from gpt2 import GPT2Config
 from layers import attention, classifier, tiles
-from llama2 import Llama2Config
+from models import gpt2, llama2
+from models.gpt2 import GPT2Config
+from models.llama2 import Llama2Config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Sizes that differ (only there are as many layers as query heads to a key), so that none can stand
 # in for another.
 LLAMA2 = {"num_heads": 10, "num_kv_heads": 5, "vocab_size": 131, "seq_len": 24}
@@ -575,8 +574,8 @@ TWO_BATCHES = """
 import hashlib
 import numpy as np
 from adam import AdamW
-from gpt2 import GPT2, GPT2Config
-from llama2 import Llama2, Llama2Config
+from models.gpt2 import GPT2, GPT2Config
+from models.llama2 import Llama2, Llama2Config
 
 sizes = {"num_layers": 2, "vocab_size": 1000, "seq_len": 64}
 tokens, targets = np.random.default_rng(0).integers(0, 1000, (2, 16, 64))

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoint import find_array, find_whole, load_arrays, read_meta, save_checkpoint
 from errors import FormatError, RunError, UserError
+from formats.checkpoint import find_array, find_whole, load_arrays, read_meta, save_checkpoint
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -139,7 +139,8 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
     """A process saves again and again, and is killed at ten random instants."""
     path = tmp_path / "checkpoint.npz"
     code = (
-        "import numpy as np, itertools, pathlib, sys; from checkpoint import save_checkpoint\n"
+        "import numpy as np, itertools, pathlib, sys\n"
+        "from formats.checkpoint import save_checkpoint\n"
         "for i in itertools.count():\n"
         "    save_checkpoint(pathlib.Path(sys.argv[1]), {'step': i},"
         " {'params': np.full(300_000, i, np.float32)})"

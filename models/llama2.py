@@ -26,7 +26,7 @@ from layers.linear import linear_backward, linear_forward
 from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from layers.rope import rope_backward, rope_forward, rope_rotations
 from layers.swiglu import swiglu_backward, swiglu_forward
-from model import Model, check_counts, split_heads
+from models.model import Model, check_counts, split_heads
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ import numpy as np
 
 from adam import AdamW
 from buffers import num_elements
-from checkpoint import (
+from dataloader import DataLoader
+from errors import UserError
+from formats.checkpoint import (
     CHECKPOINT,
     OLDER,
     Pieces,
@@ -21,16 +23,15 @@ from checkpoint import (
     read_meta,
     save_checkpoint,
 )
-from dataloader import DataLoader
-from errors import UserError
 from formats.tokenizer_files import find_tokenizer, load_tokenizer
-from load import FAMILIES, fill
-from model import Model
-from options import check_vocabulary, find_corpus, read_arguments
-from ranks import Ranks
-from report import check_memory, draw_memory_map
+from load import fill
+from models import FAMILIES
+from models.model import Model
 from sampler import generate
 from tokenizer import Tokenizer
+from training.options import check_vocabulary, find_corpus, read_arguments
+from training.ranks import Ranks
+from training.report import check_memory, draw_memory_map
 
 NOT_SAVED = ("out", "resume", "init_from", "memory_map", "profile", "batch_size")
 

@@ -1,0 +1,63 @@
+"""Who imports whom: downwards only, so that each file can be read knowing only those below it."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# From the bottom up. What stands in one line may not import each other, but for the modules of one
+# folder, and tokenizer and formats, where formats/ imports tokenizer.
+LEVELS = [
+    ["errors"],
+    ["files", "buffers", "layers"],
+    ["models", "adam"],
+    ["tokenizer", "dataloader"],
+    ["formats"],
+    ["load"],
+    ["sampler", "gradcheck"],
+    ["training"],
+    ["train", "sample", "convert"],
+    ["gpt2_train", "llama2_train"],
+]
+LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
+# What a run prepares, if nobody else has: the scripts that make corpora are no part of the product.
+BESIDE = {"dev"}
+
+
+def imports(path: Path) -> set[str]:
+    """The first names of what a file imports, wherever in it."""
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            modules.add(node.module)
+    return {name.partition(".")[0] for name in modules}
+
+
+def modules() -> dict[Path, str]:
+    """The product's files, each with the name that stands for it in `LEVELS`."""
+    found = {path: path.stem for path in ROOT.glob("*.py")}
+    for name in LEVEL:
+        found |= dict.fromkeys((ROOT / name).rglob("*.py"), name)
+    return found
+
+
+def test_every_module_has_a_level():
+    assert set(modules().values()) == LEVEL.keys()
+
+
+def test_imports_run_downwards():
+    ours = LEVEL.keys() | {path.name for path in ROOT.iterdir() if any(path.glob("*.py"))}
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {other}"
+        for path, name in modules().items()
+        for other in imports(path) & ours - {name} - BESIDE
+        if LEVEL.get(other, len(LEVELS)) >= LEVEL[name]
+    }
+    assert not wrong
+
+
+def test_dev_is_imported_by_training_only():
+    assert {name for path, name in modules().items() if imports(path) & BESIDE} == {"training"}
