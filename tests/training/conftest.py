@@ -1,0 +1,18 @@
+"""Small presets, and the arguments of a small run."""
+
+import pytest
+
+from models import gpt2, llama2
+from runs import LLAMA_NANO, NANO, SMALL
+
+
+@pytest.fixture(autouse=True)
+def nano(monkeypatch):
+    monkeypatch.setitem(gpt2.PRESETS, "nano", NANO)
+    monkeypatch.setitem(llama2.PRESETS, "nano", LLAMA_NANO)
+
+
+@pytest.fixture
+def small(corpus, tmp_path):
+    """The arguments of a small run into tmp_path/run."""
+    return [*SMALL, "--data", corpus, "--out", tmp_path / "run"]

@@ -1,0 +1,166 @@
+"""A run that was stopped goes on as if nothing had happened, whatever has become of its files."""
+
+import functools
+import shutil
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from dataloader import write_shard
+from formats.checkpoint import read_meta, save_checkpoint
+from runs import (
+    SMALL,
+    checkpoints,
+    losses,
+    refused,
+    rows,
+    send_at_step,
+    start,
+)
+
+STOPPED = ["--batch-size", 4, "--seq-len", 16, "--grad-accum", 2, "--steps", 40]
+STOPPED += ["--val-every", 7, "--sample-every", 40, "--save-every", 8]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals to send")
+@pytest.mark.parametrize(
+    ("trainer", "name"), [("gpt2_train.py", "SIGINT"), ("llama2_train.py", "SIGTERM")]
+)
+def test_a_run_that_was_stopped_resumes_to_the_bit(corpus, tmp_path, trainer, name):
+    """Through epochs, accumulated batches and validations; its samples are the same too."""
+    start_it = functools.partial(start, trainer=trainer)
+    settings = ["--data", corpus, *STOPPED]
+    run = tmp_path / "run"
+    status, err = send_at_step(start_it(*settings, "--out", run), 19, getattr(signal, name))
+    done = read_meta(run / "checkpoint.npz")["step"]
+    assert status == 130
+    assert f"step {done}, which is saved" in err
+    assert f"train.py {trainer.removesuffix('_train.py')} --resume {run}" in err
+    assert 19 <= done < 40
+
+    resumed, err = start_it("--resume", run).communicate(timeout=60)
+    assert err == ""
+    whole, _ = start_it(*settings, "--out", tmp_path / "whole").communicate(timeout=60)
+    assert losses(run) == losses(tmp_path / "whole")
+    assert [int(row["step"]) for row in rows(run)] == list(range(1, 41))
+    assert resumed.split("--- a sample ---")[1].split("---")[0] in whole
+
+
+def test_more_steps_can_be_added(program, small, tmp_path):
+    program("gpt2_train", *small, "--steps", 3)
+    assert program("gpt2_train", "--resume", tmp_path / "run", "--steps", 5)[0] == 0
+    assert [int(row["step"]) for row in rows(tmp_path / "run")] == [1, 2, 3, 4, 5]
+
+
+def test_an_earlier_copy_of_the_checkpoint_can_be_resumed(program, small, tmp_path):
+    run = tmp_path / "run"
+    program("gpt2_train", *small, "--steps", 6, "--save-every", 1, "--lr", 1e-2, "--warmup", 0)
+    whole = losses(run)
+    again = tmp_path / "again"
+    arguments = [*small[:-1], again, "--steps", 6, "--save-every", 2, "--keep", 1]
+    program("gpt2_train", *arguments, "--lr", 1e-2, "--warmup", 0)
+    assert checkpoints(again) == {"checkpoint.npz": 6, "checkpoint-00000004.npz": 4}
+    earlier = again / "checkpoint-00000004.npz"
+    status, *_ = program("gpt2_train", "--resume", earlier, "--save-every", 1, "--keep", 2)
+    assert status == 0
+    assert losses(again) == whole
+    # The steps after the earlier checkpoint are those of the new run only.
+    assert checkpoints(again) == {f"checkpoint-{n:08}.npz": n for n in (4, 5)} | {
+        "checkpoint.npz": 6
+    }
+
+
+def test_a_checkpoint_written_in_the_background_is_the_same(program, small, tmp_path, monkeypatch):
+    """Slowly, so that only whoever waits before the next update leaves it as it was."""
+
+    def save_slowly(path, meta, arrays, keep_as):
+        before = [array.copy() for array in arrays.values()]
+        time.sleep(0.1)
+        assert all(map(np.array_equal, before, arrays.values()))
+        saved_in.append(threading.current_thread())
+        save_checkpoint(path, meta, arrays, keep_as)
+
+    saved_in = []
+    arguments = ["--steps", 6, "--save-every", 2]
+    program("gpt2_train", *small, *arguments)
+    monkeypatch.setattr("training.run.save_checkpoint", save_slowly)
+    out = tmp_path / "async"
+    status, _, err = program("gpt2_train", *small[:-1], out, *arguments, "--checkpoint-async")
+    assert (status, err) == (0, "")
+    assert len(saved_in) == 3
+    assert threading.main_thread() not in saved_in
+    assert losses(out) == losses(tmp_path / "run")
+    assert checkpoints(out) == {"checkpoint.npz": 6, "checkpoint-00000004.npz": 4}
+    with (
+        np.load(out / "checkpoint.npz") as one,
+        np.load(tmp_path / "run" / "checkpoint.npz") as two,
+    ):
+        assert all(np.array_equal(one[name], two[name]) for name in ("params", "m", "v"))
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_can_be_begun_anew(program, small):
+    run = small[-1]
+    program("gpt2_train", *small, "--steps", 1)
+    (run / "checkpoint.npz").unlink()
+    assert f"no checkpoint yet; begin that run anew with --out {run}" in refused(
+        program, "--resume", run
+    )
+    status, _, err = program("gpt2_train", *small, "--steps", 1)
+    assert (status, err) == (0, "")
+
+
+def test_a_damaged_log_is_named(program, small, tmp_path):
+    program("gpt2_train", *small, "--steps", 1)
+    log = tmp_path / "run" / "log.csv"
+    whole = log.read_bytes()
+    for damage in (b"\0\0\0\n", b"2,x,,,,,,\n", b",1,,,,,,\n", b"2,4.5\n"):
+        log.write_bytes(whole + damage)
+        sentence = refused(program, "--resume", tmp_path / "run", "--steps", 2)
+        assert "log.csv is damaged" in sentence
+    log.write_bytes(bytes(50))
+    assert "log.csv is damaged" in refused(program, "--resume", tmp_path / "run", "--steps", 2)
+    log.unlink()
+    status, _, err = program("gpt2_train", "--resume", tmp_path / "run", "--steps", 2)
+    assert (status, err) == (0, f"{log} lacks the rows of 1 steps\n")
+
+
+def test_data_that_has_changed_is_noticed(program, small, corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "data")
+    arguments = [*SMALL, "--data", tmp_path / "data", "--out", tmp_path / "run"]
+    program("gpt2_train", *arguments, "--steps", 1)
+    write_shard(tmp_path / "data" / "train_000000.bin", np.arange(2000) % 300)
+    sentence = refused(program, "--resume", tmp_path / "run", "--steps", 2)
+    assert "resume with the data" in sentence
+
+
+def test_a_damaged_checkpoint_is_passed_over(program, small, tmp_path):
+    run = tmp_path / "run"
+    program("gpt2_train", *small, "--steps", 6, "--save-every", 2)
+    whole = losses(run)
+    path = run / "checkpoint.npz"
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    status, out, err = program("gpt2_train", "--resume", run)
+    assert status == 0
+    assert f"passed over: {path} is damaged" in err
+    assert "step    5/6" in out
+    assert "step    4/6" not in out
+    assert losses(run) == whole
+    path.write_bytes(path.read_bytes()[:-100])
+    (run / "checkpoint-00000004.npz").write_bytes(b"")
+    assert "no whole checkpoint" in refused(program, "--resume", run, "--steps", 9)
+    assert "checkpoint.npz is damaged" in refused(program, "--resume", path, "--steps", 9)
+
+
+def test_without_its_newest_checkpoint_a_run_is_still_one(program, small, tmp_path):
+    """As when the power fails between two renamings."""
+    program("gpt2_train", *small, "--steps", 2, "--save-every", 1)
+    (tmp_path / "run" / "checkpoint.npz").unlink()
+    assert "holds a run already" in refused(program, *small)
+    assert program("sample", tmp_path / "run", "--max-tokens", 3)[0] == 0
+    assert program("gpt2_train", "--resume", tmp_path / "run", "--steps", 3)[0] == 0
