@@ -151,7 +151,8 @@ class DataLoader:
             raise UserError(
                 f"the data loader cannot go on from {state}: it needs an epoch of 0 or more and, "
                 f"of its {self.num_windows} windows, how many are read; resume with the "
-                "data and the sequence length of that run"
+                "data and the sequence length of that run, or begin a new one from its weights, "
+                "which is --init-from"
             )
         self._start_epoch(state["epoch"])
         self.position = state["read"]

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adam import cosine_schedule
 from errors import DivergedError, RunError, UserError, print_to_nowhere, run_program
 from formats.checkpoint import CHECKPOINT
 from models import FAMILIES
+from training.options import learning_rate
 from training.ranks import find_ranks
 from training.report import Log, command, matmul_peak
 from training.run import Run, prepare
@@ -73,7 +73,7 @@ def train(run: Run) -> None:
         step = run.step + 1
         last = step == args.steps
         validating = last or step % args.val_every == 0
-        lr = cosine_schedule(run.step, args.lr, args.min_lr, args.warmup, args.steps)
+        lr = learning_rate(args, run.step)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # the loss will show it
                 begin = time.perf_counter()
@@ -121,7 +121,7 @@ def train(run: Run) -> None:
         if saving:
             run.save()
             if ranks.rank == 0:
-                log.draw(args.out / "loss.png", f"{args.preset} on {run.corpus.name}")
+                log.draw(args.out / "loss.png", f"{args.out.name} on {run.corpus.name}")
         if stopping and not last:
             run.await_saving()
             raise KeyboardInterrupt(
@@ -219,7 +219,8 @@ def _family() -> str:
             f"the first word must be the family of the model, one of {', '.join(FAMILIES)}; for "
             f"example python train.py {next(iter(FAMILIES))} --help"
         )
-    return sys.argv.pop(1)
+    sys.argv[:2] = [f"{sys.argv[0]} {words[0]}"]  # as the usage is to name it
+    return words[0]
 
 
 if __name__ == "__main__":

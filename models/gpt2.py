@@ -32,6 +32,13 @@ from models.model import Model, check_counts, split_heads
 class GPT2Config:
     """The numbers that make a GPT-2.
 
+    Attributes:
+        seq_len: positions, each with a learned vector of its own.
+        vocab_size: V.
+        num_layers: L, blocks.
+        num_heads: H, of attention; must divide the channels.
+        channels: C, the width of the residual stream.
+
     Raises:
         UserError: a number is not positive, or `num_heads` does not divide `channels`.
     """

@@ -34,9 +34,15 @@ class Llama2Config:
     """The numbers that make a Llama 2.
 
     Attributes:
-        hidden_dim: F; if not given, 8/3 dim rounded up to a multiple of 32, as llama2.c's trainer
-            does it, so that the three matrices of the MLP cost what GPT-2's two of 4 dim do.
-        num_kv_heads: K; if not given, as many as num_heads.
+        dim: C, the width of the residual stream; must be a multiple of twice the heads.
+        hidden_dim: F, the width of the MLP; if not given, 8/3 dim rounded up to a multiple of 32,
+            as llama2.c's trainer does it, so that its three matrices cost what GPT-2's two of
+            4 dim do.
+        num_layers: L, blocks.
+        num_heads: H, of the queries.
+        num_kv_heads: K, of keys and values, must divide the others; if not given, as many.
+        vocab_size: V.
+        seq_len: positions that a text can have.
         norm_eps: the eps of every RMSNorm.
         rope_theta: the base of the rotations' frequencies.
         tied: whether the classifier is the embedding's table, or one of its own.

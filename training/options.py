@@ -1,9 +1,14 @@
 """What train.py is asked to do: its options, and what they refer to."""
 
 import argparse
+import inspect
 import itertools
+import re
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, get_type_hints
 
+from adam import cosine_schedule
 from dev.data import pydocs
 from errors import UserError, at_least
 from formats.checkpoint import find_whole, list_checkpoints
@@ -25,6 +30,7 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
     """
     family, parser = FAMILIES[kind], make_parser(kind)
     args, source = parser.parse_args(), None
+    sizes = size_fields(family.config)
     if args.resume and list_checkpoints(args.resume):
         args.resume = ranks.first(lambda: find_whole(args.resume))
     elif args.resume and (args.resume / "log.csv").is_file():
@@ -33,8 +39,8 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
         )
     origin = args.resume or args.init_from
     if origin:
-        if args.preset:
-            raise UserError(f"the model is the one in {origin}; leave out --preset")
+        if unwanted := [name for name in ("preset", *sizes) if getattr(args, name) is not None]:
+            raise UserError(f"the model is the one in {origin}; leave out {flag(unwanted[0])}")
         source = open_model(origin)
         if source.kind != kind:
             raise UserError(
@@ -61,10 +67,11 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
             raise UserError(
                 f"{args.resume} has done its {meta['step']} steps; give a higher --steps to go on"
             )
+        tell_schedule(args, parser.parse_args([]), meta["step"])
         return args, source
 
-    args.preset = source.name if source else args.preset or next(iter(family.presets))
-    if not source and args.preset not in family.presets:
+    args.preset = args.preset or next(iter(family.presets))
+    if args.preset not in family.presets:
         known = ", ".join(family.presets)
         raise UserError(f"there is no preset {args.preset!r}; choose from {known}")
     args.batch_size = args.batch_size or 8
@@ -72,7 +79,11 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
         args.warmup = args.steps // 10
     if not args.out:
         suffixes = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
-        folders = (Path("runs", args.preset + suffix) for suffix in suffixes)
+        name = source.name if source else args.preset
+        if any(getattr(args, size) is not None for size in sizes):
+            config = new_config(kind, args)
+            name = f"{kind}-{config.num_layers}x{channels(config)}"
+        folders = (Path("runs", name + suffix) for suffix in suffixes)
         args.out = ranks.first(lambda: next(each for each in folders if not each.exists()))
     elif args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file; name a folder for the run")
@@ -82,6 +93,55 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
             "another --out"
         )
     return args, source
+
+
+def learning_rate(args: argparse.Namespace, step: int) -> float:
+    """The learning rate of a step, from 0, as the settings of a run have it."""
+    steps = args.decay_steps or args.steps
+    return cosine_schedule(step, args.lr, args.min_lr, args.warmup, steps)
+
+
+def tell_schedule(args: argparse.Namespace, before: argparse.Namespace, step: int) -> None:
+    """Say what becomes of the learning rate where a run gets more steps than it had `before`."""
+    was, will = learning_rate(before, step), learning_rate(args, step)
+    if args.steps == before.steps or was == will:
+        return
+    old = before.decay_steps or before.steps
+    print(
+        f"the learning rate goes on at {will:.2e}: its schedule takes {args.steps} steps now, and "
+        f"at this step of {old} it was {was:.2e}; --decay-steps {old} keeps to that end"
+    )
+
+
+def new_config(kind: str, args: argparse.Namespace, **numbers: Any) -> Any:
+    """The config of a new model: the preset's, but for the sizes given and these `numbers`.
+
+    Raises:
+        UserError: there can be no model of these sizes.
+    """
+    family = FAMILIES[kind]
+    config = family.presets[args.preset]
+    given = {name: getattr(args, name) for name in ("seq_len", *size_fields(family.config))}
+    given = {name: value for name, value in given.items() if value is not None}
+    # What followed from other numbers in the preset follows from the new ones.
+    optional = (field.name for field in fields(config) if field.default is None)
+    derived = {name: None for name in optional if replace(config, **{name: None}) == config}
+    return replace(config, **{**derived, **given, **numbers})
+
+
+def size_fields(config: type) -> list[str]:
+    """The numbers of a config that are options; the other two follow from the data."""
+    return [each.name for each in fields(config) if each.name not in ("vocab_size", "seq_len")]
+
+
+def channels(config: Any) -> int:
+    """The width of a model's residual stream, which is that of its embedding."""
+    return config.param_shapes()["wte"][1]
+
+
+def flag(name: str) -> str:
+    """The option that sets args.`name`."""
+    return "--" + name.replace("_", "-")
 
 
 def check_vocabulary(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
@@ -111,7 +171,8 @@ def find_corpus(name: str | None) -> Path:
                 return folder
         raise UserError(
             f"there is no corpus {name}, neither as a folder nor in data/; make one with a script "
-            "in dev/data, for example python dev/data/textfile.py MY.txt"
+            "in dev/data, for example python dev/data/textfile.py MY.txt; where one has moved, "
+            "--data says its new place"
         )
     made = [path for folder in (ROOT / "data").glob("*") if (path := find_tokenizer(folder))]
     if made:
@@ -131,13 +192,17 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
     default = "(default: %(default)s)"
 
     model = parser.add_argument_group("the model")
-    model.add_argument("--preset", help=f"{', '.join(family.presets)} (default: the first)")
+    model.add_argument(
+        "--preset", metavar="NAME", help=f"{', '.join(family.presets)} (default: the first)"
+    )
     model.add_argument(
         "--init-from",
         type=Path,
         metavar="PATH",
         help="fine-tune this instead: a run, or a model's file or folder of any format",
     )
+
+    add_sizes(parser, family.config)
 
     data = parser.add_argument_group("the data")
     data.add_argument(
@@ -156,7 +221,8 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         "--seq-len",
         type=at_least(1),
         metavar="T",
-        help="tokens in a sequence (default: as many as the model has positions, but at most 256)",
+        help="tokens in a sequence, and positions of a new model (default: the preset's or the "
+        "model's positions, but for a sequence at most 256)",
     )
     data.add_argument(
         "--grad-accum",
@@ -182,19 +248,26 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         "--lr",
         type=at_least(0.0),
         help="highest learning rate (default: 0.4 / channels, since wider models need lower ones; "
-        "fine-tuning needs a fraction of it)",
+        "with --init-from a tenth of that)",
     )
     optimiser.add_argument(
         "--min-lr",
         type=at_least(0.0),
         default=0.0,
-        help=f"what the learning rate falls to, which the step after the last would have {default}",
+        help=f"what the learning rate falls to, just after the last of --decay-steps {default}",
     )
     optimiser.add_argument(
         "--warmup",
         type=at_least(0),
         metavar="N",
         help="steps up to the highest (default: a tenth of --steps)",
+    )
+    optimiser.add_argument(
+        "--decay-steps",
+        type=at_least(1),
+        metavar="N",
+        help="steps until the learning rate has fallen to --min-lr, where it stays (default: "
+        "--steps)",
     )
     optimiser.add_argument("--weight-decay", type=at_least(0.0), default=0.1, help=default)
     optimiser.add_argument("--beta1", type=at_least(0.0, below=1.0), default=0.9, help=default)
@@ -294,3 +367,20 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         help="print where the time of a step goes, layer by layer, and stop",
     )
     return parser
+
+
+def add_sizes(parser: argparse.ArgumentParser, config: type) -> None:
+    """An option for each number of a config, with the words of the class's own docstring."""
+    group = parser.add_argument_group("sizes of its own, by default the preset's")
+    attributes = inspect.getdoc(config).partition("Attributes:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, flags=re.MULTILINE)
+    words = {name: " ".join(text.split()) for name, text in entries}
+    types = get_type_hints(config)
+    for name in size_fields(config):
+        if types[name] is bool:
+            group.add_argument(
+                flag(name), action=argparse.BooleanOptionalAction, default=None, help=words[name]
+            )
+        else:
+            kind, metavar = (at_least(0.0), "X") if types[name] is float else (at_least(1), "N")
+            group.add_argument(flag(name), type=kind, metavar=metavar, help=words[name])

@@ -4,7 +4,7 @@ import argparse
 import itertools
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from models import FAMILIES
 from models.model import Model
 from sampler import generate
 from tokenizer import Tokenizer
-from training.options import check_vocabulary, find_corpus, read_arguments
+from training.options import channels, check_vocabulary, find_corpus, new_config, read_arguments
 from training.ranks import Ranks
 from training.report import check_memory, draw_memory_map
 
@@ -181,13 +181,16 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
         config = source.config
         check_vocabulary(source, tokenizer, folder)
     else:
-        config = replace(family.presets[args.preset], vocab_size=tokenizer.vocab_size)
+        config = new_config(kind, args, vocab_size=tokenizer.vocab_size)
     B, T = args.batch_size, args.seq_len or min(config.seq_len, 256)
 
     # The tables of shapes tell what will be allocated, to the byte.
     params, acts = config.param_shapes(), config.act_shapes(B, T, recompute=args.recompute)
-    _, channels = params["wte"]
-    args.lr = 0.4 / channels if args.lr is None else args.lr
+    if args.lr is None:
+        args.lr = 0.4 / channels(config)
+        if args.init_from:
+            args.lr /= 10
+            print(f"fine-tuning: the learning rate is {args.lr:.2e}, a tenth of a new model's")
     if args.min_lr > args.lr:
         raise UserError(f"--min-lr {args.min_lr} is above --lr {args.lr}; lower it")
     if len(tokenizer.encode_prompt(args.prompt)) > T:

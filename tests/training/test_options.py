@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from dataloader import write_shard
 from formats import llama2_c
 from formats.checkpoint import read_meta
 from formats.weights import Parts, Weights
-from models import gpt2, llama2
+from models import FAMILIES, gpt2, llama2
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
-from runs import SMALL, refused
+from runs import LLAMA_NANO, NANO, SMALL, refused
 from training import options
 
 
@@ -89,7 +90,7 @@ def test_the_memory_is_told_exactly(program, small, tmp_path):
     ("arguments", "words"),
     [
         (["--preset", "gpt5"], ["gpt5", "gpt2-medium"]),
-        (["--seq-len", 33], ["33", "1 to 32"]),
+        (["--channels", 33], ["2 heads do not divide 33 channels"]),
         (["--data", "nowhere"], ["nowhere", "dev/data"]),
         (["--init-from", "nowhere"], ["nowhere"]),
         (["--resume", "nowhere"], ["nowhere"]),
@@ -175,6 +176,55 @@ def test_the_model_comes_from_one_place(program, small, tmp_path):
     assert "leave out" in refused(program, "--resume", run, "--out", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("family", "sizes", "config", "name"),
+    [
+        (
+            "gpt2",
+            ["--num-layers", 1, "--num-heads", 4, "--channels", 16],
+            GPT2Config(seq_len=9, num_layers=1, num_heads=4, channels=16),
+            "gpt2-1x16",
+        ),
+        ("gpt2", ["--preset", "nano", "--channels", 8], replace(NANO, channels=8), "gpt2-2x8"),
+        (
+            "llama2",  # what followed from other numbers follows from the new ones
+            ["--preset", "nano", "--dim", 48, "--no-tied", "--rope-theta", 5e5],
+            replace(LLAMA_NANO, dim=48, hidden_dim=None, tied=False, rope_theta=5e5),
+            "llama2-2x48",
+        ),
+        (
+            "llama2",
+            ["--preset", "nano", "--hidden-dim", 40, "--num-kv-heads", 1],
+            replace(LLAMA_NANO, hidden_dim=40, num_kv_heads=1),
+            "llama2-2x32",
+        ),
+    ],
+)
+def test_sizes_of_ones_own(program, corpus, tmp_path, monkeypatch, family, sizes, config, name):
+    monkeypatch.chdir(tmp_path)
+    arguments = [*sizes, "--seq-len", 9, "--batch-size", 2, "--data", corpus, "--steps", 1]
+    assert program("train", family, *arguments)[0] == 0
+    meta = read_meta(tmp_path / "runs" / name / "checkpoint.npz")
+    vocab_size = meta["config"]["vocab_size"]
+    assert meta["config"] == asdict(replace(config, seq_len=9, vocab_size=vocab_size))
+    assert "leave out --num-layers" in refused(
+        program, "--init-from", f"runs/{name}", "--num-layers", 3
+    )
+
+
+def test_every_size_that_a_model_has_is_an_option():
+    for kind, family in FAMILIES.items():
+        known = {action.dest for action in options.make_parser(kind)._actions}
+        assert {field.name for field in fields(family.config)} - known == {"vocab_size"}
+
+
+@pytest.mark.parametrize("words", [[], ["gpt5"], ["--help"]])
+def test_a_family_that_is_not_known(program, words):
+    status, _, err = program("train", *words)
+    assert status == 2
+    assert "gpt2, llama2" in err
+
+
 def test_out_that_is_a_file(program, small, tmp_path):
     (tmp_path / "run").write_text("", encoding="utf-8")
     assert "is a file" in refused(program, *small)
@@ -183,7 +233,7 @@ def test_out_that_is_a_file(program, small, tmp_path):
 def test_help_is_a_page_for_a_person(program):
     status, out, _ = program("gpt2_train", "--help")
     assert status == 0
-    for group in ("the model", "the data", "the optimiser", "the run"):
+    for group in ("the model", "the data", "by default the preset's", "the optimiser", "the run"):
         assert f"{group}:" in out
     for action in options.make_parser("gpt2")._actions:
         assert action.help, action.dest

@@ -56,6 +56,30 @@ def test_more_steps_can_be_added(program, small, tmp_path):
     assert [int(row["step"]) for row in rows(tmp_path / "run")] == [1, 2, 3, 4, 5]
 
 
+def test_what_more_steps_do_to_the_learning_rate_is_told(program, small, tmp_path):
+    """It jumps up, unless the schedule is to end where it did."""
+    program("gpt2_train", *small, "--steps", 4, "--warmup", 0, "--lr", 1e-3, "--min-lr", 1e-5)
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    _, out, _ = program("gpt2_train", "--resume", tmp_path / "run", "--steps", 8)
+    jumped = float(rows(tmp_path / "run")[4]["learning_rate"])
+    assert f"goes on at {jumped:.2e}" in out
+    assert jumped > 0.4e-3
+    assert "4 it was 1.00e-05; --decay-steps 4 keeps" in out
+    arguments = ["--resume", tmp_path / "other", "--steps", 8, "--decay-steps", 4]
+    _, out, _ = program("gpt2_train", *arguments)
+    assert "goes on at" not in out
+    assert [float(row["learning_rate"]) for row in rows(tmp_path / "other")[4:]] == [1e-5] * 4
+
+
+def test_a_corpus_that_has_moved_can_be_named(program, small, corpus, tmp_path):
+    moved = shutil.copytree(corpus, tmp_path / "data")
+    program("gpt2_train", *small[:-3], moved, *small[-2:], "--steps", 1)
+    moved = moved.rename(tmp_path / "elsewhere")
+    resume = "--resume", tmp_path / "run", "--steps", 2
+    assert "--data says its new place" in refused(program, *resume)
+    assert program("gpt2_train", *resume, "--data", moved)[0] == 0
+
+
 def test_an_earlier_copy_of_the_checkpoint_can_be_resumed(program, small, tmp_path):
     run = tmp_path / "run"
     program("gpt2_train", *small, "--steps", 6, "--save-every", 1, "--lr", 1e-2, "--warmup", 0)
@@ -135,6 +159,7 @@ def test_data_that_has_changed_is_noticed(program, small, corpus, tmp_path):
     write_shard(tmp_path / "data" / "train_000000.bin", np.arange(2000) % 300)
     sentence = refused(program, "--resume", tmp_path / "run", "--steps", 2)
     assert "resume with the data" in sentence
+    assert "--init-from" in sentence
 
 
 def test_a_damaged_checkpoint_is_passed_over(program, small, tmp_path):
