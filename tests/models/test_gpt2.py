@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_model import CONFIGS, batch, gradients, lively_model
+from tiny import CONFIGS, batch, gradients, lively_model
 
 from errors import UserError
 from models.gpt2 import GPT2Config

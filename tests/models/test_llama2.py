@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_model import CONFIGS, batch, gradients, lively_model
+from tiny import CONFIGS, batch, gradients, lively_model
 
 from errors import UserError
 from models.llama2 import Llama2Config

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 torch.set_num_threads(1)  # more gain nothing on models so small, and wait for each other
 
 from test_golden import assert_grads_agree, model_with, train_losses  # noqa: E402
-from test_model import batch  # noqa: E402
+from tiny import batch  # noqa: E402
 
 from dev import torch_models  # noqa: E402
 from dev.torch_gpt2 import TorchGPT2  # noqa: E402

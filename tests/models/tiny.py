@@ -1,0 +1,41 @@
+"""Models so small that every number in them can be looked at, one of each kind."""
+
+import numpy as np
+from test_golden import MODELS
+
+from models.gpt2 import GPT2Config
+from models.llama2 import Llama2Config
+
+# Sizes that differ (only there are as many layers as query heads to a key), so that none can stand
+# in for another.
+LLAMA2 = {"num_heads": 10, "num_kv_heads": 5, "vocab_size": 131, "seq_len": 24}
+CONFIGS = {
+    "gpt2": GPT2Config(seq_len=24, vocab_size=131, num_layers=2, num_heads=5, channels=30),
+    "llama2": Llama2Config(40, 41, 2, **LLAMA2, tied=False),
+    "llama2_tied": Llama2Config(40, 41, 2, **LLAMA2),
+}
+B, T = 3, 16
+
+
+def new_model(config, *args, **kwargs):
+    return MODELS[type(config)](config, *args, **kwargs)
+
+
+def lively_model(config, B=B, T=T, dtype=np.float64, **kwargs):
+    """Weights ten times the initial ones, and no constants: everything has its effect."""
+    model = new_model(config, B, T, dtype, **kwargs)
+    noise = np.random.default_rng(3).standard_normal(model.params.flat.size)
+    model.params.flat += 0.2 * noise.astype(dtype)
+    return model
+
+
+def batch(config, B=B, T=T, seed=1):
+    return np.random.default_rng(seed).integers(0, config.vocab_size, (2, B, T))
+
+
+def gradients(model, tokens, targets, dloss=1.0):
+    """A copy of the gradients of one batch."""
+    model.forward(tokens, targets)
+    model.zero_grad()
+    model.backward(dloss)
+    return model.grads.flat.copy()
