@@ -20,6 +20,7 @@ import math
 import numpy as np
 
 from layers.tiles import TILE, run_tiles, scratch, slices, tile_count
+from layers.views import reshape_view
 
 # Queries that share one product with the keys: with fewer, the products are too small to be fast;
 # with more, more of the masked half is computed for nothing. Measured at T = 256: 32 and 128 are
@@ -58,7 +59,7 @@ def attention_forward(
     out, q = (_groups_first(x, K) for x in (out, q))
     k, v = (_heads_first(x) for x in (k, v))
     G = q.shape[2]
-    lse = lse.reshape(B, K, G, T, copy=False)
+    lse = reshape_view(lse, B, K, G, T)
 
     def work(tile: tuple[slice, slice, slice]) -> None:
         b, h, queries = tile
@@ -122,7 +123,7 @@ def attention_backward(
     dq, dout, q, out = (_groups_first(x, K) for x in (dq, dout, q, out))
     dk, dv, k, v = (_heads_first(x) for x in (dk, dv, k, v))
     G = q.shape[2]
-    lse = lse.reshape(B, K, G, T, copy=False)
+    lse = reshape_view(lse, B, K, G, T)
 
     def work(tile: tuple[slice, slice]) -> None:
         b, h = tile
@@ -154,7 +155,7 @@ def attention_backward(
 def _groups_first(x: np.ndarray, K: int) -> np.ndarray:
     """(B, T, H, D) -> (B, K, G, T, D), a view: as `_heads_first`, the heads in K groups."""
     B, T, H, D = x.shape
-    return x.reshape(B, T, K, H // K, D, copy=False).transpose(0, 2, 3, 1, 4)
+    return reshape_view(x, B, T, K, H // K, D).transpose(0, 2, 3, 1, 4)
 
 
 def _heads_first(x: np.ndarray) -> np.ndarray:

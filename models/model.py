@@ -6,7 +6,6 @@ name beside this one. Shapes are written with
     B sequences   T positions   N = B T rows   V vocabulary
 """
 
-from contextlib import suppress
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from buffers import Buffer
 from errors import UserError
+from layers.views import reshape_view
 
 # What is made again: nothing; the outputs of norms and activation functions, which cost next to
 # nothing; or all of a block but its input and its queries, keys and values.
@@ -158,8 +158,8 @@ class Model:
         """
         everything = self.acts[name][:, :B, : start + T]
         new = everything[:, :, start:]
-        with suppress(ValueError):
-            new = new.reshape(len(new), B * T, -1, copy=False)
+        if B == 1 or T in (1, self.seq_len):
+            new = reshape_view(new, len(new), B * T, new.shape[-1])
         return new, everything
 
     def _check(self, tokens: np.ndarray, start: int) -> None:
@@ -192,7 +192,7 @@ class Model:
 def split_heads(x: np.ndarray, B: int, num_heads: int) -> np.ndarray:
     """(N, C) -> (B, T, H, D), or of all layers (L, N, C) -> (L, B, T, H, D); a view."""
     layers = x.shape[:1] if x.ndim > 2 else ()
-    return x.reshape(*layers, B, -1, num_heads, x.shape[-1] // num_heads, copy=False)
+    return reshape_view(x, *layers, B, -1, num_heads, x.shape[-1] // num_heads)
 
 
 def check_counts(**numbers: int) -> None:

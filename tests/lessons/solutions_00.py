@@ -27,7 +27,7 @@ def clip(flat, max_norm):
 def split_qkv(qkv, num_heads):
     q, k, v = np.split(qkv, 3, axis=-1)
     shape = (*q.shape[:2], num_heads, q.shape[-1] // num_heads)
-    return q.reshape(shape, copy=False), k.reshape(shape, copy=False), v.reshape(shape, copy=False)
+    return q.reshape(shape), k.reshape(shape), v.reshape(shape)
 
 
 def element_strides_fortran(shape):
