@@ -347,7 +347,7 @@ class Trap:
         (exec, "__builtin__.exec"),
         (getattr, "__builtin__.getattr"),
         (__import__, "__builtin__.__import__"),
-        (open, "io.open"),
+        (open, r"_?io\.open"),
         (pickle.loads, r"c?Pickle\.loads|_?pickle\.loads"),
         (os.unlink, rf"{os.name}\.(unlink|remove)"),
     ],
