@@ -241,8 +241,8 @@ def torch_step(args: argparse.Namespace) -> Callable[[], list[int]]:
             for count in (1, args.max_tokens - 1):
                 tokens = []
                 for _ in range(count):
-                    out = model(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                    new, cache = pick(out.logits[:, -1]), out.past_key_values
+                    out = model(new, cache=cache, use_cache=True, logits_to_keep=1)
+                    new, cache = pick(out.logits[:, -1]), out.cache
                     tokens.append(new.item())
                 yield tokens
 
