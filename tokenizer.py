@@ -7,9 +7,8 @@ text and `</s>` ends it.
 
 Handled: GPT-2's vocabulary, plain bytes, vocabularies trained here on a text of your own, and
 Llama's. formats/tokenizer_files.py reads them.
-Not handled: other special tokens (in a text even `<|endoftext|>` and `<s>` are plain text), other
-ways of splitting a text into words, and, in GPT-2's kind, runs of hundreds of thousands of blanks,
-on which tiktoken's pattern engine gives up.
+Not handled: other special tokens (in a text even `<|endoftext|>` and `<s>` are plain text), and
+other ways of splitting a text into words.
 """
 
 import base64
@@ -28,7 +27,7 @@ import regex
 import tiktoken
 from tqdm import tqdm
 
-from errors import UserError
+from errors import RunError, UserError
 from files import replacing
 
 END_OF_TEXT = "<|endoftext|>"
@@ -37,6 +36,9 @@ END_OF_TEXT = "<|endoftext|>"
 GPT2_PATTERN = (
     r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 )
+# Characters of white space. Only `\s+(?!\S)` makes tiktoken's pattern engine remember every step,
+# and it gives up after too many.
+LONGEST_GAP = 1000
 
 # Llama's tokens: <unk>, <s> and </s>, then the 256 bytes, spelled like this, then pieces of texts.
 FIRST_BYTE, FIRST_PIECE = 3, 259
@@ -170,7 +172,31 @@ class BytePairTokenizer(Tokenizer):
         )
 
     def encode(self, text: str) -> list[int]:
-        return self._encoding.encode_ordinary(text)
+        encode = self._encoding.encode_ordinary if len(text) < LONGEST_GAP else self._encode_long
+        try:
+            return encode(text)
+        except BaseException as error:
+            # When the engine gives up after all, Python is told by no Exception, of no public name.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise RunError(
+                f"tiktoken gave up on a text of {len(text):,} characters ({error}); cut it into "
+                "shorter documents"
+            ) from None
+
+    def _encode_long(self, text: str) -> list[int]:
+        """The tokens of `text`, of which long gaps do not pass through tiktoken's engine.
+
+        A gap is a word by itself, but for its last character where something follows: that begins
+        the next word or is one. Nor does any word begin before a gap and end in it, so that the
+        text before, the gap and the text from its last character on can be encoded one by one.
+        """
+        tokens, start = [], 0
+        for gap in _long_gaps(text):
+            tokens += self._encoding.encode_ordinary(text[start : gap.start()])
+            start = gap.end() - (gap.end() < len(text))
+            tokens += self._encoding._encode_single_piece(text[gap.start() : start])
+        return tokens + self._encoding.encode_ordinary(text[start:])
 
     def to_bytes(self) -> bytes:
         """A line `base64 rank` per token, ranks in order: tiktoken's own format."""
@@ -178,6 +204,14 @@ class BytePairTokenizer(Tokenizer):
         return b"".join(
             b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens)
         )
+
+
+def _long_gaps(text: str) -> Iterator[regex.Match]:
+    """All that are twice as long as `LONGEST_GAP`, and others that are longer than it."""
+    # To look at every character would make encoding take a sixth longer.
+    windows = (text[i : i + LONGEST_GAP] for i in range(0, len(text), LONGEST_GAP))
+    if any(map(str.isspace, windows)):
+        yield from regex.finditer(rf"\s{{{LONGEST_GAP},}}", text)
 
 
 class LlamaTokenizer(Tokenizer):

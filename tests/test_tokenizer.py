@@ -8,7 +8,7 @@ import regex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from errors import UserError
+from errors import RunError, UserError
 from formats.tokenizer_files import load_tokenizer
 from tokenizer import BYTE_PIECES, GPT2_PATTERN, SPECIAL_PIECES, LlamaTokenizer, train_bpe
 
@@ -110,6 +110,42 @@ def test_no_prompt_begins_a_text_and_an_empty_one_is_a_mistake(tokenizer):
     assert tokenizer.encode_prompt(None) == [tokenizer.begin]
     with pytest.raises(UserError, match="the prompt is empty; give some text, or leave"):
         tokenizer.encode_prompt("")
+
+
+@given(text=st.text(alphabet="ab1' \n\t!\u3000\x1c\ud83d"))
+@example(text="a  \n\n\n  's'll")
+@example(text="    a \n \n")
+@example(text="\u3000\x1c\x1c\x1c\x1c\u3000  \u3000\x1c")
+def test_gaps_that_tiktokens_engine_does_not_see_change_no_token(text):
+    tokenizer = train_bpe(" \n\n  \n\n  a  b\t\t\t\t\ta\n1   \n'!   ''!   a" * 2, 60)
+    engine = tokenizer._encoding.encode_ordinary
+    seen = []
+    tokenizer._encoding.encode_ordinary = lambda text: seen.append(text) or engine(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokenizer.LONGEST_GAP", 2)
+        assert tokenizer.encode(text) == engine(text)
+    assert not any(regex.search(r"\s{3}", part) for part in seen)
+
+
+class PanicException(BaseException):
+    """As one comes out of Rust."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "sentence"),
+    [
+        (PanicException("E"), RunError, r"tiktoken gave up on a text of 2 characters \(E\); cut"),
+        (KeyboardInterrupt(), KeyboardInterrupt, None),
+    ],
+)
+def test_an_engine_that_gives_up_is_a_sentence(monkeypatch, raised, expected, sentence):
+    def give_up(text):
+        raise raised
+
+    tokenizer = train_bpe("ab ab", 1)
+    monkeypatch.setattr(tokenizer._encoding, "encode_ordinary", give_up)
+    with pytest.raises(expected, match=sentence):
+        tokenizer.encode("ab")
 
 
 # Llama's kind
