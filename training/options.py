@@ -359,7 +359,7 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         "--memory-map",
         type=Path,
         metavar="FILE",
-        help="draw the flat buffers to scale into this picture, and stop",
+        help="draw what lies where in the flat buffers, to one scale, into this picture, and stop",
     )
     run.add_argument(
         "--profile",

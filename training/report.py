@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from buffers import Shapes, check_available, extents, megabytes, num_elements
 from errors import FormatError, RunError
 from files import replacing, save_figure
 from layers.tiles import run_tiles, shares
@@ -127,63 +126,6 @@ def matmul_peak(size: int = 1536, repeats: int = 6) -> float:
         run_tiles(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts)
         seconds.append(time.perf_counter() - begin)
     return 2 * size**3 / min(seconds) / 1e9
-
-
-def check_memory(
-    buffers: Mapping[str, Shapes], advice: str, itemsize: int = 4, processes: int = 1
-) -> None:
-    """Print the memory that buffers of these shapes need; refuse it where the machine has less.
-
-    Args:
-        buffers: the table of shapes of each.
-        advice: what to lower.
-        itemsize: bytes per element.
-        processes: how many on this machine need as much.
-
-    Raises:
-        UserError: less is available.
-    """
-    sizes = {name: itemsize * num_elements(shapes) for name, shapes in buffers.items()}
-    listed = ", ".join(f"{name} {megabytes(size)}" for name, size in sizes.items())
-    each = " for each rank" if processes > 1 else ""
-    print(f"memory: {megabytes(sum(sizes.values()))}{each} ({listed})", flush=True)
-    check_available(processes * sum(sizes.values()), "for this run", advice)
-
-
-def draw_memory_map(buffers: Mapping[str, Shapes], path: Path, itemsize: int = 4) -> None:
-    """Draw flat buffers to scale: a bar for each, in which every tensor has its place.
-
-    Args:
-        buffers: the table of shapes of each.
-        path: the picture; its suffix says in which format.
-        itemsize: bytes per element.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 1.5 * len(buffers)), layout="constrained")
-    every_axes = figure.subplots(len(buffers), squeeze=False)[:, 0]
-    for axes, (label, shapes) in zip(every_axes, buffers.items(), strict=True):
-        total = num_elements(shapes) * itemsize / 2**20
-        for i, (name, (start, stop)) in enumerate(extents(shapes).items()):
-            left, width = start * itemsize / 2**20, (stop - start) * itemsize / 2**20
-            # Neighbours differ in brightness, for a picture printed in grey.
-            axes.barh(0, width, left=left, color=("0.85", "0.65")[i % 2], edgecolor="white")
-            if width > 0.012 * total:
-                upright = width > 0.009 * len(name) * total
-                axes.text(
-                    left + width / 2,
-                    0,
-                    name,
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    rotation=0 if upright else 90,
-                )
-        axes.set_title(f"{label}, {megabytes(total * 2**20)}", loc="left", fontsize=9)
-        axes.set_yticks([])
-        axes.set_xlim(0, total)
-    every_axes[-1].set_xlabel("offset in the flat buffer (MiB)")
-    save_figure(figure, path)
 
 
 def command(script: str, *arguments: object) -> str:

@@ -29,9 +29,9 @@ from models import FAMILIES
 from models.model import Model
 from sampler import generate
 from tokenizer import Tokenizer
+from training.memory import check_memory, draw_memory_map
 from training.options import channels, check_vocabulary, find_corpus, new_config, read_arguments
 from training.ranks import Ranks
-from training.report import check_memory, draw_memory_map
 
 NOT_SAVED = ("out", "resume", "init_from", "memory_map", "profile", "batch_size")
 
@@ -207,7 +207,7 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
     }
     if args.memory_map:
         if ranks.rank == 0:
-            draw_memory_map(buffers, args.memory_map)
+            draw_memory_map(buffers, args.memory_map, config.num_layers)
         print(f"wrote {args.memory_map}")
         return None
     advice = "lower --batch-size or --seq-len, or choose a smaller --preset"
