@@ -31,10 +31,15 @@ from load import Source, fill, open_model
 from models import FAMILIES
 
 
-def write_checkpoint(path: Path, weights: Weights, dtype: str) -> None:
+def write_checkpoint(
+    path: Path, weights: Weights, dtype: str, positions: int | None = None
+) -> None:
     """Write a checkpoint of this project, whatever the weights come from.
 
     Unlike the other formats it takes the whole model in memory, as using it would.
+
+    Args:
+        positions: how many were trained; by default all that the model has.
 
     Raises:
         UserError: there is not as much memory, or the model has no tokenizer.
@@ -49,7 +54,7 @@ def write_checkpoint(path: Path, weights: Weights, dtype: str) -> None:
     meta = {
         "model": weights.kind,
         "config": asdict(config),
-        "positions": config.seq_len,
+        "positions": positions or config.seq_len,
         "tokenizer": weights.tokenizer.to_bytes().decode("latin-1"),
     }
     save_checkpoint(path, meta, {"params": params.flat})
@@ -92,10 +97,17 @@ def main() -> None:
         known = " or ".join(TARGETS[to].dtypes)
         raise UserError(f"{to} cannot hold {dtype}; choose --dtype {known}")
     weights, tokenizer = replace(source.weights, tokenizer=source.tokenizer), source.tokenizer
+    write, positions = TARGETS[to].write, source.positions
+    if to == "llm.np":  # alone it tells how many were trained, and so keeps them all
+        write = partial(write, positions=positions)
+    else:
+        weights = with_positions(weights, positions)
     with progress("writing", weights) as bar:
-        TARGETS[to].write(output, watched(weights, bar), dtype)
+        write(output, watched(weights, bar), dtype)
     numbers = f" in {dtype}" if len(TARGETS[to].dtypes) > 1 else ""
     print(f"wrote {output}: {FAMILIES[source.kind].title}{numbers}, for {to}")
+    if weights.config["seq_len"] < source.config.seq_len:
+        print(f"it has the {positions} of {source.config.seq_len} positions that were trained")
     if not tokenizer:
         print(f"it has no tokenizer, for {source.tokenizer_source}; --tokenizer gives it one")
     elif to.startswith(("llm.c", "llama2.c")):  # whose models' files have none
@@ -126,6 +138,16 @@ def guess_target(output: str, kind: str) -> str:
     return suffixes[Path(output).suffix]
 
 
+def with_positions(weights: Weights, count: int) -> Weights:
+    """The same model with no more than its first `count` positions."""
+    tensors = dict(weights.tensors)
+    if "wpe" in tensors:  # a row for each
+        wpe = tensors["wpe"]
+        shape = (count, *wpe.shape[1:])
+        tensors["wpe"] = Parts(shape, wpe.dtype, [lambda: wpe[0][:count]], wpe.stored)
+    return replace(weights, config=weights.config | {"seq_len": count}, tensors=tensors)
+
+
 def natural_type(weights: Weights, dtypes: Sequence[str]) -> str:
     """The type of the largest tensor, if it is one of `dtypes`, else float32."""
     largest = max(weights.tensors.values(), key=lambda parts: math.prod(parts.shape))
@@ -141,6 +163,8 @@ def describe(source: Source) -> None:
     print(f"model       {FAMILIES[source.kind].title}, {size:,} parameters")
     for name, value in asdict(source.config).items():
         print(f"  {name:<14} {value}")
+    if source.positions < source.config.seq_len:
+        print(f"  {'trained':<14} {source.positions} of its {source.config.seq_len} positions")
     print(f"tokenizer   {known}{source.tokenizer_source}")
     print(f"{'tensor':<10} {'shape':<22} {'type':<9} {'mean':>12} {'deviation':>12}")
     with progress("reading", weights) as bar:

@@ -32,7 +32,7 @@ EXACT = [
 ]
 
 
-def make_run(folder, config, largest=None):
+def make_run(folder, config, largest=None, positions=None):
     """A folder with a checkpoint of a random model, and the model's parameters."""
     model = (GPT2 if isinstance(config, GPT2Config) else Llama2)(config, seq_len=1)
     rng = np.random.default_rng(1)
@@ -45,7 +45,7 @@ def make_run(folder, config, largest=None):
         tensors["wte"] = Parts.of("wte", model.params.wte[: config.vocab_size])
     kind = "gpt2" if isinstance(config, GPT2Config) else "llama2"
     weights = Weights("", kind, vars(config), tensors, BYTES)
-    write_checkpoint(folder / "checkpoint.npz", weights, "float32")
+    write_checkpoint(folder / "checkpoint.npz", weights, "float32", positions)
     return model.params
 
 
@@ -80,6 +80,28 @@ def test_every_format_keeps_every_bit(program, tmp_path, model, target):
     assert back.config == CONFIGS[model]
     np.testing.assert_array_equal(params.flat, expected.flat)
     assert back.tokenizer.to_bytes() == BYTES.to_bytes()
+
+
+@pytest.mark.parametrize(("model", "target"), [*EXACT, ("tied", "llama2.c-2")])
+def test_only_our_own_format_keeps_positions_that_were_not_trained(
+    program, tmp_path, model, target
+):
+    expected = make_run(tmp_path / "run", CONFIGS[model], positions=16)
+    path = tmp_path / OUTPUTS.get(target, "out.bin")
+    out = convert(program, tmp_path / "run", path, "--to", target)
+    source, params = params_of(path)
+    kept = 40 if target == "llm.np" else 16
+    assert (source.positions, source.config.seq_len) == (16, kept)
+    assert ("it has the 16 of 40 positions that were trained" in out) == (kept == 16)
+    if model == "gpt2":
+        np.testing.assert_array_equal(params.wpe, expected.wpe[:kept])
+
+
+def test_how_many_positions_were_trained_is_told(program, tmp_path):
+    make_run(tmp_path / "whole", GPT2_CONFIG)
+    make_run(tmp_path / "part", GPT2_CONFIG, positions=16)
+    assert "trained" not in convert(program, tmp_path / "whole")
+    assert "trained        16 of its 40 positions" in convert(program, tmp_path / "part")
 
 
 @pytest.mark.parametrize("target", ["huggingface", "gguf", "llm.c"])

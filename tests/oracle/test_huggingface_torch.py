@@ -5,6 +5,7 @@ tensors' names and what is computed with them go.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ torch.set_num_threads(1)  # more gain nothing on models so small, and wait for e
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from convert import write_checkpoint  # noqa: E402
 from dev import torch_models  # noqa: E402
 from formats import huggingface, state_dict  # noqa: E402
+from formats.tokenizer_files import load_tokenizer  # noqa: E402
 from formats.weights import Parts, Weights  # noqa: E402
 from load import fill, open_model  # noqa: E402
 from models import FAMILIES  # noqa: E402
@@ -134,6 +137,24 @@ def test_transformers_reads_what_is_written(tmp_path, config, dtype, largest_fil
     if dtype is torch.float32:
         for name, tensor in torch_models.weights_of(theirs).items():
             np.testing.assert_array_equal(tensor, tensors[name])
+
+
+@EVERY_CONFIG
+def test_transformers_gets_the_positions_that_were_trained(program, tmp_path, config):
+    kind = "gpt2" if isinstance(config, GPT2Config) else "llama2"
+    config = replace(config, vocab_size=257)
+    tensors = torch_models.random_weights(config)
+    parts = {name: Parts.of(name, tensor) for name, tensor in tensors.items()}
+    weights = Weights("", kind, vars(config), parts, load_tokenizer("bytes"))
+    write_checkpoint(tmp_path / "run.npz", weights, "float32", positions=T)
+    status, _, err = program("convert", tmp_path / "run.npz", tmp_path / "theirs")
+    assert status == 0, err
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "theirs", output_loading_info=True
+    )
+    assert not any(report.values())
+    assert theirs.config.max_position_embeddings == T < config.seq_len
+    assert_logits_agree(weights, theirs)
 
 
 # nanoGPT
