@@ -6,10 +6,22 @@ else.
 """
 
 import argparse
+import importlib
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+# What asks a program to end: Ctrl-C, `kill`, a terminal that is closed. The last is what mpirun
+# passes on, and Slurm can send before the time is up. Windows has the first two.
+STOPS = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)
+]
 
 
 class UserError(ValueError):
@@ -28,14 +40,44 @@ class DivergedError(RunError):
     """The numbers of a training run have become infinite, or have jumped."""
 
 
-def run_program(main: Callable[[], None]) -> None:
-    """Call `main` and end the process.
+def run_file(file: str) -> NoReturn:
+    """Import the program in a file of this project, call its `main`, and end the process.
 
-    Status 0 when all went well, 2 for a user's mistake, 1 for a failure, 130 for Ctrl-C.
+    A program begins with this: importing NumPy and the like takes a second, in which Ctrl-C ends
+    the program as quietly as later.
 
     Raises:
         SystemExit: always.
     """
+    on_stop(_leave)
+    names = Path(file).resolve().relative_to(Path(__file__).resolve().parent).with_suffix("").parts
+    run_program(importlib.import_module(".".join(names)).main)
+
+
+def _leave(number: int, frame: Any) -> NoReturn:
+    # Not by an exception, which an import may swallow; and nothing is there yet to be put away.
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+def on_stop(handle: Callable[[int, Any], Any]) -> None:
+    """Let a function answer all that asks this program to end, except what it is to ignore."""
+    for number in STOPS:
+        # As nohup has told it; a shell has it ignore Ctrl-C in the background, but not `kill -INT`.
+        if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handle)
+
+
+def run_program(main: Callable[[], None]) -> NoReturn:
+    """Call `main` and end the process.
+
+    Status 0 when all went well, 2 for a user's mistake, 1 for a failure, 130 for Ctrl-C and all
+    else that asks the program to end.
+
+    Raises:
+        SystemExit: always.
+    """
+    on_stop(signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         # A console that cannot show a character shows "?" instead of ending the program.
         if hasattr(stream, "reconfigure"):

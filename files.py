@@ -2,13 +2,33 @@
 
 import os
 import struct
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from errors import RunError, UserError
+
+Result = TypeVar("Result")
+
+# Seconds between attempts. On Windows nobody can replace a file that a scanner or a reader has
+# open, which most have for a moment only.
+PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
+
+def patiently(act: Callable[[], Result]) -> Result:
+    """Do something with a file, after some seconds if another program holds it until then.
+
+    Raises:
+        OSError: it cannot be done; if that is for lack of permission, it was tried often.
+    """
+    for pause in PAUSES:
+        with suppress(PermissionError):
+            return act()
+        time.sleep(pause)
+    return act()
 
 
 @contextmanager
@@ -18,7 +38,8 @@ def replacing(path: Path, keep_as: Path | None = None) -> Iterator[IO[bytes]]:
         with replacing(path) as file:
             file.write(...)
 
-    Until then, what was there before stays; after an error or an interruption it stays for good.
+    Until then, what was there before stays; after an error or an interruption it stays for good. A
+    file that is whole, and only cannot have its name, is left as `path` with ".tmp" behind it.
 
     Args:
         path: the file.
@@ -28,23 +49,37 @@ def replacing(path: Path, keep_as: Path | None = None) -> Iterator[IO[bytes]]:
         RunError: it cannot be written; the sentence names the file and the system's reason.
     """
     temporary = path.with_name(f"{path.name}.tmp")
+    unharmed = "what was there before is unharmed"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if keep_as:
-            path.replace(keep_as)
-        temporary.replace(path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise RunError(
-            f"cannot write {path}: {reason}; what was there before is unharmed"
-        ) from error
-    finally:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if not isinstance(error, OSError):
+            raise
+        raise RunError(f"cannot write {path}: {error.strerror or error}; {unharmed}") from error
+    try:
+        _rename(temporary, path, keep_as)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path}: {error.strerror}; {unharmed}, and the new one is {temporary}"
+        ) from error
+
+
+def _rename(new: Path, path: Path, keep_as: Path | None) -> None:
+    """Give a file the name `path`, and the one that has it the name `keep_as`, or do neither."""
+    if keep_as:
+        patiently(lambda: path.replace(keep_as))
+    try:
+        patiently(lambda: new.replace(path))
+    except BaseException:
+        if keep_as:
+            patiently(lambda: keep_as.replace(path))
+        raise
 
 
 def member_start(file: IO[bytes], member: zipfile.ZipInfo) -> int:

@@ -7,13 +7,13 @@
 The model is in models/gpt2.py, the loop in train.py.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)
+
 import train
-from errors import run_program
 
 
 def main() -> None:
     train.main("gpt2")
-
-
-if __name__ == "__main__":
-    run_program(main)

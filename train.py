@@ -7,21 +7,28 @@
 through both; only rank 0 writes.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)
+
 import math
 import signal
 import statistics
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
 
 import numpy as np
 
-from errors import DivergedError, RunError, UserError, print_to_nowhere, run_program
-from formats.checkpoint import CHECKPOINT
+from errors import DivergedError, UserError, on_stop, print_to_nowhere
+from formats.checkpoint import BEST, CHECKPOINT
 from models import FAMILIES
 from training.options import learning_rate
-from training.ranks import find_ranks
-from training.report import Log, command, matmul_peak
+from training.ranks import find_ranks, started_by_mpi
+from training.report import Row, command, matmul_peak
 from training.run import Run, prepare
 from training.timing import Profile
 
@@ -34,39 +41,36 @@ SPIKE_LOSSES = 20  # that mean needs
 def main(kind: str | None = None) -> None:
     """Train a model of the family `kind`, or of the one that is the command line's first word."""
     kind = kind or _family()
+    stop = StopRequest(patient=started_by_mpi())
     with find_ranks() as ranks:
         run = prepare(kind, ranks)
         if run and run.args.profile:
             profile = Profile(run.model, run.optimizer, lambda: take_step(run, run.args.lr))
             print(profile.table(matmul_peak()))
         elif run:
-            train(run)
+            if ranks.total(stop.requested):
+                raise KeyboardInterrupt("stopped before the first step")
+            with run.at_work():
+                train(run, stop)
 
 
-def train(run: Run) -> None:
+def train(run: Run, stop: "StopRequest") -> None:
     """Train until `--steps`, an interruption, or a loss that is no number.
 
     Raises:
         RunError: the loss or the gradients are not finite, or the loss has jumped where that is to
-            stop the run; the last checkpoint stays.
+            stop the run; the last checkpoint stays. Or a file cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM came, or nobody reads the output any more; the step was
             finished and saved.
     """
-    args, ranks, model = run.args, run.ranks, run.model
-    batches_per_step = args.grad_accum * ranks.size
-    tokens_per_step = batches_per_step * model.batch_size * model.seq_len
-    gflop_per_step = (
-        batches_per_step * model.config.step_flops(model.batch_size, model.seq_len) / 1e9
-    )
+    args, ranks = run.args, run.ranks
     peak = ranks.total(matmul_peak())
-    print(f"{model.params.flat.size:,} parameters on {run.corpus}; the run is in {args.out}")
+    print(f"{run.model.params.flat.size:,} parameters on {run.corpus}; the run is in {args.out}")
     print(f"this machine multiplies matrices at {peak:.0f} GFLOP/s", flush=True)
     if ranks.size > 1:
         print(ranks.describe(), flush=True)
 
-    log = ranks.first(lambda: Log(args.out / "log.csv", run.step))
-    launch = f"mpirun -n {ranks.size} --bind-to none " if ranks.size > 1 else ""
-    stop = StopRequest()
+    stop.patient = True  # from now on there is something to lose
     if args.on_spike == "rollback" and run.step == 0:
         run.save()  # something to go back to
     while run.step < args.steps:
@@ -76,69 +80,51 @@ def train(run: Run) -> None:
         lr = learning_rate(args, run.step)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # the loss will show it
-                begin = time.perf_counter()
-                loss, norm = take_step(run, lr)
-                seconds = time.perf_counter() - begin
+                row = take_step(run, lr)
                 stopping = ranks.total(stop.requested) > 0
                 saving = last or stopping or step % args.save_every == 0
                 # That loss was the one before the update: what is saved has to be seen to work.
-                seen = run.validate(validating) if saving or validating else loss
-            if not math.isfinite(seen):
-                raise DivergedError(f"the validation loss is {seen}")
+                seen = run.validate(validating) if saving or validating else None
         except DivergedError as error:
-            recover(run, error)
-            if ranks.rank == 0:
-                log.drop_after(run.step)
+            recover(run, step, error)
             continue
-        run.step = step
-        speed = gflop_per_step / seconds
-        told = [
-            f"step {step:>4}/{args.steps}  loss {loss:.4f}  norm {norm:.2f}  lr {lr:.2e}  "
-            f"{1e3 * seconds:.0f} ms  {tokens_per_step / seconds:,.0f} tokens/s  "
-            f"{speed:.0f} GFLOP/s ({speed / peak:.0%} of peak)"
-        ]
+        best = validating and seen < run.lowest
+        # Else going back could lose the step that best.npz is of.
+        saving = saving or (best and args.on_spike == "rollback")
+
+        told = [describe_step(run, row, peak)]
         if validating:
+            row["val_loss"] = seen
             told += [f"step {step:>4}/{args.steps}  validation loss {seen:.4f}"]
-        if ranks.rank == 0:
-            log.write(
-                step,
-                loss,
-                seen if validating else None,
-                norm,
-                lr,
-                1e3 * seconds,
-                tokens_per_step / seconds,
-                run.rollbacks,
-                sync=saving,  # no checkpoint without the rows of its steps
-            )
+        if run.log:
+            run.log.store()
             if last or step % args.sample_every == 0:
                 told += ["--- a sample ---", run.speak(), "----------------"]
-        try:
-            print(*told, sep="\n", flush=True)
-        except BrokenPipeError:
-            print_to_nowhere()
-            stop.requested = True
+        tell(told, stop)
+        if best:
+            run.keep_best(seen)
         if saving:
             run.save()
-            if ranks.rank == 0:
-                log.draw(args.out / "loss.png", f"{args.out.name} on {run.corpus.name}")
+            draw(run)
         if stopping and not last:
             run.await_saving()
             raise KeyboardInterrupt(
-                f"stopped after step {step}, which is saved; go on with: "
-                f"{launch}{command('train.py', run.kind, '--resume', args.out)}"
+                f"stopped after step {step}, which is saved; go on with: {run.resume_command()}"
             )
 
-    run.finish_saving()
+    run.finish()
     print(f"wrote {args.out / CHECKPOINT}, {args.out / 'log.csv'} and {args.out / 'loss.png'}")
     print(f"let it speak: {command('sample.py', args.out, '--prompt', args.prompt)}")
+    kept = run.best()
+    if kept and kept.val_loss == run.lowest:
+        print(f"best validation loss {kept.val_loss:.4f} at step {kept.step}: {args.out / BEST}")
 
 
-def take_step(run: Run, lr: float) -> tuple[float, float]:
+def take_step(run: Run, lr: float) -> Row:
     """One step of the optimiser, on the mean of `--grad-accum` batches of every rank.
 
     Returns:
-        The loss before the step, and the norm of its gradient.
+        What is known of it: the loss before the step, the norm of its gradient, its time.
 
     Raises:
         DivergedError: one of them is not finite, or the loss has jumped where that matters; the
@@ -146,7 +132,7 @@ def take_step(run: Run, lr: float) -> tuple[float, float]:
     """
     args, ranks, model = run.args, run.ranks, run.model
     n = args.grad_accum * ranks.size
-    loss = 0.0
+    begin, loss = time.perf_counter(), 0.0
     model.zero_grad()
     for _ in range(args.grad_accum):
         tokens, targets = run.batches.next_batch()
@@ -167,8 +153,7 @@ def take_step(run: Run, lr: float) -> tuple[float, float]:
     else:
         ranks.sum(model.grads.flat)
         norm = run.optimizer.step(lr, max_norm)
-    run.losses.append(loss)
-    return loss, norm
+    return run.end_step(loss, norm, lr, time.perf_counter() - begin)
 
 
 def is_spike(loss: float, losses: Sequence[float]) -> bool:
@@ -179,36 +164,72 @@ def is_spike(loss: float, losses: Sequence[float]) -> bool:
     return loss > usual + max(SPIKE_DEVIATIONS * deviation, SPIKE_NATS)
 
 
-def recover(run: Run, error: DivergedError) -> None:
+def recover(run: Run, step: int, error: DivergedError) -> None:
     """Go back to the last checkpoint, if that is what `--on-spike` says.
 
     Raises:
-        RunError: it says something else, or going back has not helped.
+        DivergedError: it says something else, or going back has not helped.
     """
     args = run.args
-    reason = f"step {run.step + 1}: {error}"
+    reason = f"step {step}: {error}"
     if args.on_spike != "rollback" or not run.roll_back():
         kept = f"{args.out} has step {run.saved_step}" if run.saved_step else "nothing is saved yet"
-        raise RunError(f"{reason}, so training has stopped; {kept}; try a lower --lr") from error
+        raise DivergedError(
+            f"{reason}, so training has stopped; {kept}; try a lower --lr"
+        ) from error
     print(f"{reason}; back to step {run.step}, without the batches since then", flush=True)
 
 
+def describe_step(run: Run, row: Row, peak: float) -> str:
+    """A step in one line; `peak` is what this machine could do, in GFLOP/s."""
+    seconds, model = row["ms"] / 1e3, run.model
+    flops = run.batches_per_step * model.config.step_flops(model.batch_size, model.seq_len)
+    speed = flops / seconds / 1e9
+    return (
+        f"step {row['step']:>4}/{run.args.steps}  loss {row['train_loss']:.4f}  "
+        f"norm {row['grad_norm']:.2f}  lr {row['learning_rate']:.2e}  {row['ms']:.0f} ms  "
+        f"{row['tokens_per_second']:,.0f} tokens/s  "
+        f"{speed:.0f} GFLOP/s ({speed / peak:.0%} of peak)"
+    )
+
+
+def tell(lines: Sequence[str], stop: "StopRequest") -> None:
+    """Print lines; where that is no longer possible, stop after the next step."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError:  # who read them has gone away, or the disk that they go to is full
+        print_to_nowhere()
+        stop.requested = True
+
+
+def draw(run: Run) -> None:
+    """Draw the losses so far; a picture that cannot be drawn is no reason to stop."""
+    if run.log:
+        try:
+            run.log.draw(run.args.out / "loss.png", f"{run.args.out.name} on {run.corpus.name}")
+        except Exception as error:
+            print(f"without a new picture: {error}", file=sys.stderr)
+
+
 class StopRequest:
-    """Ctrl-C, SIGTERM and the like ask to stop after the step; a second one, at once."""
+    """Ctrl-C, SIGTERM and the like ask to stop after the step; a second one, at once.
 
-    def __init__(self) -> None:
-        self.requested = False
-        # The last is the one that mpirun passes on, and Slurm can send before the time is up.
-        names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # Windows has the first two
-        self._signals = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        for number in self._signals:
-            signal.signal(number, self._handle)
+    Args:
+        patient: whether there is something to wait for. Where no step has begun there is not, but
+            ranks must stop together.
+    """
 
-    def _handle(self, number: int, frame: object) -> None:
+    def __init__(self, patient: bool) -> None:
+        self.patient, self.requested = patient, False
+        on_stop(self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self.patient:
+            raise KeyboardInterrupt
         self.requested = True
-        for each in self._signals:
-            signal.signal(each, signal.default_int_handler)
-        print("finishing this step; once more to stop at once, without saving", file=sys.stderr)
+        on_stop(signal.default_int_handler)
+        with suppress(OSError):  # the terminal may be what has gone
+            print("finishing this step; once more to stop at once, without saving", file=sys.stderr)
 
 
 def _family() -> str:
@@ -221,7 +242,3 @@ def _family() -> str:
         )
     sys.argv[:2] = [f"{sys.argv[0]} {words[0]}"]  # as the usage is to name it
     return words[0]
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -23,6 +23,7 @@ VERSION = 1
 LARGEST_META = 1 << 24  # bytes; a vocabulary of 100,000 tokens has a tenth of it
 CHECKPOINT = "checkpoint.npz"  # its name in a run's folder
 OLDER = "checkpoint-{:08}.npz"  # those before it, by their step
+BEST = "best.npz"  # the parameters, and nothing else, of the lowest validation loss
 
 
 class Pieces(NamedTuple):

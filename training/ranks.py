@@ -269,15 +269,19 @@ class MPIRanks(Ranks):
         return f"rank {self.rank} on {socket.gethostname()} (process {os.getpid()})"
 
 
+def started_by_mpi() -> bool:
+    """Whether this process is one of those that MPI has started together."""
+    # The last is Slurm's, whose srun does not say how many it has started.
+    return any(name in os.environ for name in (*STARTED, "PMIX_RANK"))
+
+
 def find_ranks() -> Ranks:
     """The processes that were started together with this one; without MPI it is alone.
 
     Raises:
         UserError: it has been started by MPI, but mpi4py is missing.
     """
-    # The last is Slurm's, whose srun does not say how many it has started.
-    together = any(name in os.environ for name in (*STARTED, "PMIX_RANK"))
-    return MPIRanks() if together else Ranks()
+    return MPIRanks() if started_by_mpi() else Ranks()
 
 
 def _chunks(flat: np.ndarray) -> list[np.ndarray]:

@@ -6,13 +6,14 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from errors import FormatError, RunError
-from files import replacing, save_figure
+from files import patiently, replacing, save_figure
 from layers.tiles import run_tiles, shares
 
 COLUMNS = {
@@ -25,32 +26,48 @@ COLUMNS = {
     "tokens_per_second": float,
     "rollbacks": int,
 }
+Row = dict[str, float | None]  # of the log: a value for each column
 
 
 class Log:
-    """log.csv: a row for each step, in the file as soon as it is known.
+    """log.csv: a row for each step. What is put into `rows`, `store` brings into the file.
+
+    While the file cannot be written, such as one that is open in Excel, rows are kept for later.
 
     Args:
         path: the file; what a resumed run has written to it before is kept.
         steps_done: rows of later steps are dropped: those steps were lost, and come again.
+        unstored: the last rows up to there, where the file lacked them when these steps were saved.
+
+    Raises:
+        FormatError: the file is damaged.
+        RunError: it cannot be written.
     """
 
-    def __init__(self, path: Path, steps_done: int) -> None:
+    def __init__(self, path: Path, steps_done: int, unstored: Sequence[Row] = ()) -> None:
         self.path = path
         self.rows = self._read() if steps_done and path.is_file() else []
+        self._stored, self._size = 0, -1  # rows that the file has; bytes, unless it is to be anew
+        self._trouble = ""  # why it lacks the others
+        if unstored:
+            self.drop_after(unstored[0]["step"] - 1)
+            self.rows += unstored
         self.drop_after(steps_done)
         if len(self.rows) < steps_done:
             print(f"{path} lacks the rows of {steps_done - len(self.rows)} steps", file=sys.stderr)
+        self._write_all()
+
+    @property
+    def unstored(self) -> list[Row]:
+        """The rows that the file lacks."""
+        return self.rows[self._stored :]
 
     def drop_after(self, step: int) -> None:
         """Drop the rows of the steps after this one."""
         self.rows = [row for row in self.rows if row["step"] <= step]
-        with replacing(self.path) as file:
-            file.write(",".join(COLUMNS).encode() + b"\n")
-            for row in self.rows:
-                file.write(self._line(row).encode())
+        self._stored, self._size = min(self._stored, len(self.rows)), -1
 
-    def _read(self) -> list[dict[str, float | None]]:
+    def _read(self) -> list[Row]:
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
                 # A full disk or a power cut leaves a part of a row; that step comes again.
@@ -67,29 +84,60 @@ class Log:
         except (TypeError, ValueError, csv.Error) as error:
             raise FormatError(f"{self.path} is damaged; move it away, and resume again") from error
 
-    def write(self, *values: float | None, sync: bool) -> None:
-        """Add the row of a step, its values in the order of `COLUMNS`.
+    def store(self, sync: bool = False) -> None:
+        """Write the rows that the file lacks, or keep them for the next time, as stderr then says.
 
         Args:
-            sync: wait until the disk has it, and all before it.
+            sync: wait until the disk has them, and all before them.
+        """
+        before, self._trouble = self._trouble, ""
+        try:
+            self._write_new(sync)
+        except OSError as error:
+            self._trouble = f"cannot write {self.path}: {error.strerror}"
+        except RunError as error:
+            self._trouble = str(error)
+        if self._trouble and not before:
+            print(f"{self._trouble}; its rows are kept for later", file=sys.stderr)
+
+    def finish(self) -> None:
+        """Write the rows that were kept for later; a program that holds the file has some seconds.
 
         Raises:
-            RunError: the file cannot be written.
+            RunError: they still cannot be written.
         """
-        self.rows.append(dict(zip(COLUMNS, values, strict=True)))
-        try:
-            with self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(self._line(self.rows[-1]))
-                if sync:
-                    file.flush()
-                    os.fsync(file.fileno())
-        except OSError as error:
-            raise RunError(f"cannot write {self.path}: {error.strerror}") from error
+        if self.unstored:
+            with suppress(OSError):
+                patiently(lambda: self._write_new(sync=True))
+        if self.unstored:
+            raise RunError(
+                f"{self._trouble}; the checkpoint has the rows that it lacks, and --resume with "
+                "more --steps writes them"
+            )
 
-    def _line(self, row: Mapping[str, float | None]) -> str:
+    def _write_new(self, sync: bool) -> None:
+        with self.path.open("ab") as file:
+            if file.tell() == self._size:
+                lines = self._lines(self.unstored)
+                file.write(lines)
+                file.flush()
+                if sync:
+                    os.fsync(file.fileno())
+                self._stored, self._size = len(self.rows), self._size + len(lines)
+                return
+        self._write_all()
+
+    def _write_all(self) -> None:
+        """Write the file anew: rows were dropped, or somebody else has changed it."""
+        text = ",".join(COLUMNS).encode() + b"\n" + self._lines(self.rows)
+        with replacing(self.path) as file:
+            file.write(text)
+        self._stored, self._size = len(self.rows), len(text)
+
+    def _lines(self, rows: Sequence[Row]) -> bytes:
         # repr keeps every bit, so that two runs can be compared.
-        cells = ("" if row[name] is None else repr(row[name]) for name in COLUMNS)
-        return ",".join(cells) + "\n"
+        cells = (["" if row[name] is None else repr(row[name]) for name in COLUMNS] for row in rows)
+        return "".join(",".join(each) + "\n" for each in cells).encode()
 
     def draw(self, path: Path, title: str) -> None:
         """Draw the losses against the step."""

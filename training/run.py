@@ -2,19 +2,25 @@
 
 import argparse
 import itertools
+import math
+import sys
 from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from adam import AdamW
 from buffers import num_elements
 from dataloader import DataLoader
-from errors import UserError
+from errors import DivergedError, RunError, UserError
 from formats.checkpoint import (
+    BEST,
     CHECKPOINT,
     OLDER,
     Pieces,
@@ -32,11 +38,19 @@ from tokenizer import Tokenizer
 from training.memory import check_memory, draw_memory_map
 from training.options import channels, check_vocabulary, find_corpus, new_config, read_arguments
 from training.ranks import Ranks
+from training.report import COLUMNS, Log, Row, command
 
 NOT_SAVED = ("out", "resume", "init_from", "memory_map", "profile", "batch_size")
 
 MOST_LOSSES = 50  # of the last steps, to compare the next with
 MOST_ROLLBACKS = 3  # to the same checkpoint
+
+
+class Best(NamedTuple):
+    """The step whose parameters best.npz has, and its validation loss."""
+
+    step: int
+    val_loss: float
 
 
 @dataclass
@@ -57,20 +71,75 @@ class Run:
     step: int = 0
     saved_step: int = 0
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_LOSSES))
+    lowest: float = math.inf  # the validation loss of the parameters that are in best.npz
     rollbacks: int = 0
+    log: Log | None = None  # on rank 0, while the run is `at_work`
 
     def __post_init__(self) -> None:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._saving: Future | None = None
+        self._writing: list[Future] = []
         self._newest = self.args.out / CHECKPOINT
         self._last = self._newest  # what the run has saved, or has been restored from
+        self._tried_step = 0  # the last that was to be saved
+        self._read = self.batches.state()  # what the steps that are done have read
+        self._unlogged: list[Row] = []  # what the log lacked when that was saved
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have the run's folder for itself; a failure ends the run after what is done is saved.
+
+        Raises:
+            UserError: another run is in the folder, or its log is damaged.
+            RunError: the folder cannot be written.
+        """
+        with ExitStack() as held:
+            self.ranks.first(lambda: self._open(held))
+            try:
+                yield
+            except DivergedError:
+                raise  # what there is now is worth nothing
+            except Exception:
+                self._save_first()
+                raise
+
+    def _open(self, held: ExitStack) -> None:
+        held.enter_context(alone_in(self.args.out))
+        self.log = Log(self.args.out / "log.csv", self.step, self._unlogged)
+
+    @property
+    def batches_per_step(self) -> int:
+        """How many batches all ranks together compute in a step."""
+        return self.args.grad_accum * self.ranks.size
+
+    def end_step(self, loss: float, norm: float, lr: float, seconds: float) -> Row:
+        """Count a step whose update is made: from now on it is what `save` saves.
+
+        Returns:
+            Its row in the log, to which a validation may be added.
+        """
+        self.step += 1
+        self.losses.append(loss)
+        self._read = self.batches.state()
+        tokens = self.batches_per_step * self.model.batch_size * self.model.seq_len
+        figures = loss, None, norm, lr, 1e3 * seconds, tokens / seconds, self.rollbacks
+        row = dict(zip(COLUMNS, (self.step, *figures), strict=True))
+        if self.log:
+            self.log.rows.append(row)
+        return row
 
     def validate(self, thoroughly: bool) -> float:
-        """The mean loss over the first batches of the validation split, or over the very first."""
+        """The mean loss over the first batches of the validation split, or over the very first.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
         self.val_batches.reset()
         count = min(self.args.val_batches, len(self.val_batches)) if thoroughly else 1
         losses = [self.model.forward(*self.val_batches.next_batch()) for _ in range(count)]
-        return self.ranks.total(sum(losses)) / (count * self.ranks.size)
+        loss = self.ranks.total(sum(losses)) / (count * self.ranks.size)
+        if not math.isfinite(loss):
+            raise DivergedError(f"the validation loss is {loss}")
+        return loss
 
     def speak(self) -> str:
         """How the model continues `--prompt`."""
@@ -78,48 +147,100 @@ class Run:
         prompt = self.args.prompt
         return prompt + "".join(generate(self.model, self.tokenizer, prompt, 64, **settings))
 
+    def resume_command(self) -> str:
+        """What to type to go on with this run."""
+        size = self.ranks.size
+        launch = f"mpirun -n {size} --bind-to none " if size > 1 else ""
+        return f"{launch}{command('train.py', self.kind, '--resume', self.args.out)}"
+
     def save(self) -> None:
         """Write the checkpoint: what `restore` needs to go on as if nothing had happened.
 
         With `--checkpoint-async` this begins it, and `finish_saving` waits for its end. Other ranks
         than 0 have nothing to write, and go on: where that matters, `await_saving`.
+
+        Raises:
+            RunError: it cannot be written.
         """
+        self._tried_step = self.step
         settings = {name: value for name, value in vars(self.args).items() if name not in NOT_SAVED}
-        meta = {
-            "model": self.kind,
-            "config": asdict(self.model.config),
-            "positions": self.positions,
+        meta = self._description() | {
             "step": self.step,
             "batch_size": self.args.batch_size * self.ranks.size,  # the same for any number of them
-            "loader": self.batches.state(),
+            "loader": self._read,
             "rng": self.rng.bit_generator.state,
             "losses": list(self.losses),
             "rollbacks": self.rollbacks,
             "settings": settings | {"data": str(self.corpus.resolve())},
-            # JSON holds text, and latin-1 has a character for every byte.
-            "tokenizer": self.tokenizer.to_bytes().decode("latin-1"),
         }
-        if self.args.checkpoint_async:
-            self._saving = self._writer.submit(self._write, meta)
-        else:
-            self._write(meta)
+        if self.log:
+            # No checkpoint without the rows of its steps, in the log or else in itself.
+            self.log.store(sync=True)
+            meta["unlogged"] = self.log.unstored
+        self._write(lambda: self._write_checkpoint(meta))
+
+    def keep_best(self, loss: float) -> None:
+        """Keep the parameters of this step, whose validation loss is the lowest, in best.npz.
+
+        The run goes on where that cannot be written, as stderr then says.
+        """
+        self.lowest = loss
+        meta = self._description() | {"best": Best(self.step, loss)._asdict()}
+        if self.ranks.rank == 0:
+            self._write(lambda: self._write_best(meta))
+
+    def best(self) -> Best | None:
+        """What best.npz has, unless that is of a step which is lost or still to come."""
+        try:
+            kept = read_meta(self.args.out / BEST)["best"]
+            best = Best(int(kept["step"]), float(kept["val_loss"]))
+        except (UserError, LookupError, TypeError, ValueError):
+            return None
+        return best if best.step <= self.step else None
 
     def finish_saving(self) -> None:
-        """Wait until the checkpoint that is being written is whole.
+        """Wait until all that is being written is whole.
 
         Raises:
             RunError: it could not be written.
         """
-        saving, self._saving = self._saving, None
-        if saving:
-            saving.result()
+        writing, self._writing = self._writing, []
+        for each in writing:
+            each.result()
+
+    def finish(self) -> None:
+        """Wait until all that the run has to say is in its files.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        self.finish_saving()
+        if self.log:
+            self.log.finish()
 
     def await_saving(self) -> None:
         """Wait until the last checkpoint is whole, on every rank, though only rank 0 writes it."""
         self.finish_saving()
         self.ranks.total(0.0)
 
-    def _write(self, meta: dict[str, Any]) -> None:
+    def _description(self) -> dict[str, Any]:
+        """What a checkpoint says of the model."""
+        return {
+            "model": self.kind,
+            "config": asdict(self.model.config),
+            "positions": self.positions,
+            # JSON holds text, and latin-1 has a character for every byte.
+            "tokenizer": self.tokenizer.to_bytes().decode("latin-1"),
+        }
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Write something now, or with `--checkpoint-async` beside the next step."""
+        if self.args.checkpoint_async:
+            self._writing.append(self._writer.submit(write))
+        else:
+            write()
+
+    def _write_checkpoint(self, meta: dict[str, Any]) -> None:
         """Write a checkpoint of parameters and moments as they are."""
         params, m, v = self.model.params.flat, self.optimizer.m, self.optimizer.v
         if self.args.zero:
@@ -136,6 +257,29 @@ class Run:
                 pass  # rank 0 gets nothing: this is what sends it this rank's
         self.saved_step, self._last = meta["step"], self._newest
 
+    def _write_best(self, meta: dict[str, Any]) -> None:
+        try:
+            save_checkpoint(self.args.out / BEST, meta, {"params": self.model.params.flat})
+        except RunError as error:
+            print(error, file=sys.stderr)
+
+    def _save_first(self) -> None:
+        """Save the last step that was done, before a failure ends the run, if that can be."""
+        params = self.model.params.flat
+        if self.step == self._tried_step or self.optimizer.num_steps != self.step:
+            return  # what has failed was to save it, or has come in the middle of an update
+        if self.args.zero and self.ranks.size > 1:
+            return  # the others, who have a part of it, may wait for something else, or be dead
+        if not np.isfinite([params.min(), params.max()]).all():
+            return
+        try:
+            self.save()
+            self.finish_saving()
+            told = f"step {self.step} is saved; go on with: {self.resume_command()}"
+        except Exception as error:
+            told = f"step {self.step} could not be saved: {error}"
+        print(told, file=sys.stderr)
+
     def restore(self, path: Path) -> None:
         """Go to where the run was when a checkpoint was saved."""
         params, optimizer = self.model.params.flat, self.optimizer
@@ -143,12 +287,16 @@ class Run:
         moments = {"m": optimizer.m, "v": optimizer.v}
         load_arrays(path, moments, optimizer.part.start, params.size)
         meta = read_meta(path)
-        self.step = self.saved_step = optimizer.num_steps = meta["step"]
+        self.step = self.saved_step = self._tried_step = optimizer.num_steps = meta["step"]
         self.batches.restore(meta["loader"])
+        self._read = self.batches.state()
         self.rng.bit_generator.state = meta["rng"]
         self.losses = deque(meta["losses"], self.losses.maxlen)
         self.rollbacks = meta["rollbacks"]
+        self._unlogged = meta.get("unlogged", [])
         self._last = path
+        best = self.best()
+        self.lowest = best.val_loss if best else math.inf
 
     def roll_back(self) -> bool:
         """Go back to the last checkpoint, but leave out the batches since; False if done too often.
@@ -162,7 +310,35 @@ class Run:
             return False
         self.rollbacks = rollbacks + 1
         self.batches.restore(position)
+        self._read = position
+        if self.log:
+            self.log.drop_after(self.step)
         return True
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep the folder of a run, which is made if need be, from other runs until the end.
+
+    The system holds the lock and lets it go when the process ends, however it does.
+
+    Raises:
+        UserError: another run has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"a run is going on in {folder}; wait for its end, or stop it first"
+        ) from None
+    except OSError as error:  # some network file systems have no locks
+        print(f"cannot lock {folder} ({error.strerror}): start no other run in it", file=sys.stderr)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def prepare(kind: str, ranks: Ranks) -> Run | None:

@@ -53,7 +53,7 @@ def send_at_step(process, step, number):
 
 def checkpoints(folder):
     """The step of every checkpoint in a run's folder."""
-    return {path.name: read_meta(path)["step"] for path in folder.glob("*.npz")}
+    return {path.name: read_meta(path)["step"] for path in folder.glob("checkpoint*.npz")}
 
 
 def refused(program, *arguments):

@@ -101,22 +101,23 @@ def test_an_earlier_copy_of_the_checkpoint_can_be_resumed(program, small, tmp_pa
 def test_a_checkpoint_written_in_the_background_is_the_same(program, small, tmp_path, monkeypatch):
     """Slowly, so that only whoever waits before the next update leaves it as it was."""
 
-    def save_slowly(path, meta, arrays, keep_as):
+    def save_slowly(path, meta, arrays, keep_as=None):
         before = [array.copy() for array in arrays.values()]
         time.sleep(0.1)
         assert all(map(np.array_equal, before, arrays.values()))
-        saved_in.append(threading.current_thread())
+        saved_in.append((path.name, threading.current_thread()))
         save_checkpoint(path, meta, arrays, keep_as)
 
     saved_in = []
-    arguments = ["--steps", 6, "--save-every", 2]
+    arguments = ["--steps", 6, "--save-every", 2, "--val-every", 3]
     program("gpt2_train", *small, *arguments)
     monkeypatch.setattr("training.run.save_checkpoint", save_slowly)
     out = tmp_path / "async"
     status, _, err = program("gpt2_train", *small[:-1], out, *arguments, "--checkpoint-async")
     assert (status, err) == (0, "")
-    assert len(saved_in) == 3
-    assert threading.main_thread() not in saved_in
+    names, threads = zip(*saved_in, strict=True)
+    assert names == ("checkpoint.npz", "best.npz", "checkpoint.npz", "best.npz", "checkpoint.npz")
+    assert threading.main_thread() not in threads
     assert losses(out) == losses(tmp_path / "run")
     assert checkpoints(out) == {"checkpoint.npz": 6, "checkpoint-00000004.npz": 4}
     with (
@@ -124,6 +125,8 @@ def test_a_checkpoint_written_in_the_background_is_the_same(program, small, tmp_
         np.load(tmp_path / "run" / "checkpoint.npz") as two,
     ):
         assert all(np.array_equal(one[name], two[name]) for name in ("params", "m", "v"))
+    with np.load(out / "best.npz") as one, np.load(tmp_path / "run" / "best.npz") as two:
+        assert np.array_equal(one["params"], two["params"])
 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_can_be_begun_anew(program, small):
