@@ -22,15 +22,16 @@ from contextlib import suppress
 from types import FrameType
 
 import numpy as np
+from tqdm import tqdm
 
 from errors import DivergedError, UserError, on_stop, print_to_nowhere
 from formats.checkpoint import BEST, CHECKPOINT
 from models import FAMILIES
 from training.options import learning_rate
 from training.ranks import find_ranks, started_by_mpi
-from training.report import Row, command, matmul_peak
+from training.report import Row, command
 from training.run import Run, prepare
-from training.timing import Profile
+from training.timing import Peak, Profile
 
 # A spike is a loss that is so many standard deviations, and so many nats, above the mean of the
 # losses before it.
@@ -46,7 +47,7 @@ def main(kind: str | None = None) -> None:
         run = prepare(kind, ranks)
         if run and run.args.profile:
             profile = Profile(run.model, run.optimizer, lambda: take_step(run, run.args.lr))
-            print(profile.table(matmul_peak()))
+            print(profile.table(Peak()))
         elif run:
             if ranks.total(stop.requested):
                 raise KeyboardInterrupt("stopped before the first step")
@@ -64,19 +65,29 @@ def train(run: Run, stop: "StopRequest") -> None:
             finished and saved.
     """
     args, ranks = run.args, run.ranks
-    peak = ranks.total(matmul_peak())
+    peak = Peak(ranks.total)
     print(f"{run.model.params.flat.size:,} parameters on {run.corpus}; the run is in {args.out}")
-    print(f"this machine multiplies matrices at {peak:.0f} GFLOP/s", flush=True)
+    steps = args.steps - run.step
+    time_in_all = tqdm.format_interval(steps * run.step_flops / (peak.speed / 2 * 1e9))
+    print(
+        f"this machine multiplies matrices at {peak.speed:.0f} GFLOP/s; at half of that, as is "
+        f"usual, {steps} steps take {time_in_all}",
+        flush=True,
+    )
     if ranks.size > 1:
         print(ranks.describe(), flush=True)
 
     stop.patient = True  # from now on there is something to lose
     if args.on_spike == "rollback" and run.step == 0:
         run.save()  # something to go back to
+    if args.init_from and args.val_every and run.step == 0:
+        loss = run.validate(thoroughly=True)
+        run.progress.tell(f"before the first step  validation loss {loss:.4f}")
+        run.keep_best(loss)
     while run.step < args.steps:
         step = run.step + 1
         last = step == args.steps
-        validating = last or step % args.val_every == 0
+        validating = is_due(args.val_every, step, last)
         lr = learning_rate(args, run.step)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # the loss will show it
@@ -92,15 +103,16 @@ def train(run: Run, stop: "StopRequest") -> None:
         # Else going back could lose the step that best.npz is of.
         saving = saving or (best and args.on_spike == "rollback")
 
-        told = [describe_step(run, row, peak)]
+        run.progress.at(step)
+        told = [describe_step(run, row, peak)] if run.progress.is_due() else []
         if validating:
             row["val_loss"] = seen
             told += [f"step {step:>4}/{args.steps}  validation loss {seen:.4f}"]
         if run.log:
             run.log.store()
-            if last or step % args.sample_every == 0:
+            if is_due(args.sample_every, step, last):
                 told += ["--- a sample ---", run.speak(), "----------------"]
-        tell(told, stop)
+        tell(run, told, stop)
         if best:
             run.keep_best(seen)
         if saving:
@@ -156,6 +168,11 @@ def take_step(run: Run, lr: float) -> Row:
     return run.end_step(loss, norm, lr, time.perf_counter() - begin)
 
 
+def is_due(every: int, step: int, last: bool) -> bool:
+    """Whether what happens every so many steps, and after the last, happens now; 0 means never."""
+    return every > 0 and (last or step % every == 0)
+
+
 def is_spike(loss: float, losses: Sequence[float]) -> bool:
     """Whether a loss stands out above those before it."""
     if len(losses) < SPIKE_LOSSES:
@@ -180,23 +197,21 @@ def recover(run: Run, step: int, error: DivergedError) -> None:
     print(f"{reason}; back to step {run.step}, without the batches since then", flush=True)
 
 
-def describe_step(run: Run, row: Row, peak: float) -> str:
-    """A step in one line; `peak` is what this machine could do, in GFLOP/s."""
-    seconds, model = row["ms"] / 1e3, run.model
-    flops = run.batches_per_step * model.config.step_flops(model.batch_size, model.seq_len)
-    speed = flops / seconds / 1e9
+def describe_step(run: Run, row: Row, peak: Peak) -> str:
+    """A step in one line."""
+    speed = run.step_flops / (row["ms"] / 1e3) / 1e9
     return (
         f"step {row['step']:>4}/{run.args.steps}  loss {row['train_loss']:.4f}  "
         f"norm {row['grad_norm']:.2f}  lr {row['learning_rate']:.2e}  {row['ms']:.0f} ms  "
-        f"{row['tokens_per_second']:,.0f} tokens/s  "
-        f"{speed:.0f} GFLOP/s ({speed / peak:.0%} of peak)"
+        f"{row['tokens_per_second']:,.0f} tokens/s  {peak.share(speed)}  {run.progress.left()} left"
     )
 
 
-def tell(lines: Sequence[str], stop: "StopRequest") -> None:
+def tell(run: Run, lines: Sequence[str], stop: "StopRequest") -> None:
     """Print lines; where that is no longer possible, stop after the next step."""
     try:
-        print(*lines, sep="\n", flush=True)
+        if lines:
+            run.progress.tell(*lines)
     except OSError:  # who read them has gone away, or the disk that they go to is full
         print_to_nowhere()
         stop.requested = True

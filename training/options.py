@@ -298,11 +298,18 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         "--seed", type=at_least(0), default=0, help=f"of weights, data, samples {default}"
     )
     run.add_argument(
-        "--val-every",
+        "--log-every",
         type=at_least(1),
+        metavar="N",
+        help="steps between the lines of a run (default: 1 at first, and ever more, up to 100); "
+        "log.csv has every step",
+    )
+    run.add_argument(
+        "--val-every",
+        type=at_least(0),
         default=50,
         metavar="N",
-        help=f"steps between validations {default}",
+        help=f"steps between validations, 0 for none {default}",
     )
     run.add_argument(
         "--val-batches",
@@ -313,10 +320,10 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--sample-every",
-        type=at_least(1),
+        type=at_least(0),
         default=100,
         metavar="N",
-        help=f"steps between samples {default}",
+        help=f"steps between samples, 0 for none {default}",
     )
     run.add_argument(
         "--prompt", default="The", metavar="TEXT", help=f"what samples continue {default}"

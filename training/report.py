@@ -5,16 +5,12 @@ import os
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-
 from errors import FormatError, RunError
 from files import patiently, replacing, save_figure
-from layers.tiles import run_tiles, shares
 
 COLUMNS = {
     "step": int,
@@ -162,18 +158,6 @@ class Log:
         axes.grid(alpha=0.3)
         axes.legend()
         save_figure(figure, path)
-
-
-def matmul_peak(size: int = 1536, repeats: int = 6) -> float:
-    """The fastest that this machine multiplies float32 matrices, in GFLOP/s; takes a moment."""
-    a, b, out = np.ones((3, size, size), np.float32)
-    parts = shares(size, size**3)
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        run_tiles(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts)
-        seconds.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(seconds) / 1e9
 
 
 def command(script: str, *arguments: object) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from sampler import generate
 from tokenizer import Tokenizer
 from training.memory import check_memory, draw_memory_map
 from training.options import channels, check_vocabulary, find_corpus, new_config, read_arguments
+from training.progress import Progress
 from training.ranks import Ranks
 from training.report import COLUMNS, Log, Row, command
 
@@ -74,6 +75,7 @@ class Run:
     lowest: float = math.inf  # the validation loss of the parameters that are in best.npz
     rollbacks: int = 0
     log: Log | None = None  # on rank 0, while the run is `at_work`
+    progress: Progress | None = None  # on every rank, likewise
 
     def __post_init__(self) -> None:
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -94,6 +96,9 @@ class Run:
         """
         with ExitStack() as held:
             self.ranks.first(lambda: self._open(held))
+            args, visible = self.args, self.ranks.rank == 0
+            progress = Progress(args.steps, self.step, args.log_every, visible)
+            self.progress = held.enter_context(closing(progress))
             try:
                 yield
             except DivergedError:
@@ -110,6 +115,13 @@ class Run:
     def batches_per_step(self) -> int:
         """How many batches all ranks together compute in a step."""
         return self.args.grad_accum * self.ranks.size
+
+    @property
+    def step_flops(self) -> int:
+        """Floating-point operations in the matrix products of a step, on all ranks together."""
+        model = self.model
+        per_batch = model.config.step_flops(model.batch_size, model.seq_len)
+        return self.batches_per_step * per_batch
 
     def end_step(self, loss: float, norm: float, lr: float, seconds: float) -> Row:
         """Count a step whose update is made: from now on it is what `save` saves.

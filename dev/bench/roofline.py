@@ -29,7 +29,7 @@ from dev.bench.machine import Worker, memory_bandwidth, picture, use_threads
 from errors import run_program
 from files import save_figure
 from layers.tiles import num_threads
-from training.report import matmul_peak
+from training.timing import matmul_peak
 
 # Operations per byte and GFLOP/s, by layer and direction.
 Points = dict[tuple[str, str], tuple[float, float]]

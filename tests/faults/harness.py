@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-import train
 from errors import run_program
 from formats import checkpoint
 from formats.checkpoint import list_checkpoints, read_meta
 from models import gpt2, llama2
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
+from training import timing
 from training.report import Log
 
 KILLS = int(os.environ.get("KILLS", 6))
@@ -46,7 +46,7 @@ def train_small(kind: str, arguments: list[str]) -> None:
     llama2.PRESETS["nano"] = Llama2Config(128, None, 2, num_heads=2, seq_len=32)
     threadpool_limits(1)
     checkpoint._write_array = functools.partial(write_slowly, checkpoint._write_array)
-    train.matmul_peak = lambda: 1.0
+    timing.matmul_peak = lambda: 1.0
     Log.draw = lambda *_: None
     sys.argv = [f"{kind}_train.py", *arguments]
     run_program(importlib.import_module(f"{kind}_train").main)

@@ -23,7 +23,7 @@ from runs import (
 )
 
 STOPPED = ["--batch-size", 4, "--seq-len", 16, "--grad-accum", 2, "--steps", 40]
-STOPPED += ["--val-every", 7, "--sample-every", 40, "--save-every", 8]
+STOPPED += ["--log-every", 1, "--val-every", 7, "--sample-every", 40, "--save-every", 8]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no signals to send")

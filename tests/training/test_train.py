@@ -77,6 +77,30 @@ def test_fine_tuning_starts_from_the_weights_of_a_run(program, small, corpus, tm
     assert first < float(before[0]["train_loss"]) - 0.5
 
 
+def test_fine_tuning_tells_where_it_begins(program, small, corpus, tmp_path):
+    """What it does not make better, best.npz keeps."""
+    program("gpt2_train", *small, "--steps", 30, "--lr", 1e-2, "--val-every", 30)
+    before = rows(tmp_path / "run")[-1]["val_loss"]
+    arguments = ["--init-from", tmp_path / "run", "--data", corpus]
+    arguments += ["--batch-size", 4, "--seq-len", 16, "--steps", 2]
+    _, out, _ = program("gpt2_train", *arguments, "--out", tmp_path / "tuned")
+    assert f"before the first step  validation loss {float(before):.4f}" in out
+    assert "the learning rate is 1.25e-03, a tenth" in out  # of 0.4 / 32
+    _, out, _ = program("gpt2_train", *arguments, "--out", tmp_path / "worse", "--lr", 0.5)
+    assert f"best validation loss {float(before):.4f} at step 0" in out
+
+
+def test_what_happens_every_so_often_can_be_switched_off(program, small, tmp_path):
+    off = ["--val-every", 0, "--sample-every", 0]
+    status, out, _ = program("gpt2_train", *small, "--steps", 12, *off)
+    assert status == 0
+    assert "validation" not in out
+    assert "sample ---" not in out
+    assert out.count("step ") == 11  # all but the 11th
+    assert "12 steps take 00:0" in out
+    assert [row["val_loss"] for row in rows(tmp_path / "run")] == [""] * 12
+
+
 def test_fine_tuning_a_real_model(program, starter, tmp_path):
     """stories260K on Shakespeare: the loss falls, and half-way it can be stopped and resumed."""
     text = (starter / "tinyshakespeare.txt").read_text(encoding="utf-8")[:60_000]
