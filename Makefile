@@ -1,42 +1,48 @@
 # make train, make test, make lessons: each makes .venv and installs what it needs; a second call
 # does not. The same without make, for Windows, is in the README.
-PYTHON ?= python3
-BIN = .venv/bin
+# make PYTHON=python3.13 test: the same with another Python, in an environment of its own.
+ifdef PYTHON
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+else
+PYTHON = python3
+VENV = .venv
+endif
+BIN = $(VENV)/bin
 
 .PHONY: train test faults gradcheck lint lessons
 
-train: .venv/train
+train: $(VENV)/train
 	$(BIN)/python gpt2_train.py
 
-test: .venv/test
+test: $(VENV)/test
 	$(BIN)/python -m pytest --numprocesses auto
 
 # make faults KILLS=1000 SEED=7
 faults: KILLS ?= 200
-faults: .venv/test
+faults: $(VENV)/test
 	KILLS=$(KILLS) $(BIN)/python -m pytest tests/faults --capture=no
 
-gradcheck: .venv/train
+gradcheck: $(VENV)/train
 	$(BIN)/python gradcheck.py
 
-lessons: .venv/lessons
+lessons: $(VENV)/lessons
 	$(BIN)/jupyter lab lessons
 
-lint: .venv/test
+lint: $(VENV)/test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-.venv/train: pyproject.toml
-	$(PYTHON) -m venv .venv
+$(VENV)/train: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 
-.venv/test: pyproject.toml
-	$(PYTHON) -m venv .venv
+$(VENV)/test: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[test]
-	touch .venv/train $@
+	touch $(VENV)/train $@
 
-.venv/lessons: pyproject.toml
-	$(PYTHON) -m venv .venv
+$(VENV)/lessons: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .[lessons]
-	touch .venv/train $@
+	touch $(VENV)/train $@

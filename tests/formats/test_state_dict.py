@@ -96,7 +96,7 @@ def test_nanogpt(load, prefix, dtype):
 def test_nanogpt_without_biases_has_zeros(load, dtype):
     _, tensors = model("gpt2", dtype)
     result = load(nanogpt(tensors, biases=False), GPT2_ARGS | {"bias": False})
-    biases = {name: 0 * tensor for name, tensor in tensors.items() if name.endswith("b")}
+    biases = {name: np.zeros_like(x) for name, x in tensors.items() if name.endswith("b")}
     assert len(biases) == 7
     assert_same(result, tensors | biases)
 
