@@ -79,9 +79,10 @@ def run_program(main: Callable[[], None]) -> NoReturn:
     """
     on_stop(signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
-        # A console that cannot show a character shows "?" instead of ending the program.
+        # A console that cannot show a character shows "?" instead of ending the program. A file or
+        # a pipe holds UTF-8 everywhere; on Windows it would have the console's characters only.
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
     try:
         main()
         sys.exit(0)

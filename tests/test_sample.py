@@ -372,17 +372,20 @@ def test_bad_checkpoints(program, tmp_path):
     assert "damaged" in err
 
 
-def test_a_console_that_cannot_show_a_character(run):
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+@pytest.mark.parametrize("coding", ["cp1252", "ascii"])
+def test_pipes_on_both_sides_are_utf_8(run, coding):
+    prompt = "naïve ☃".encode()
     result = subprocess.run(
-        [sys.executable, "sample.py", run, "--prompt", "☃ ", "--max-tokens", "3"],
+        [sys.executable, "sample.py", run, "--prompt-file", "-", "--max-tokens", "3"],
+        input=prompt,
         cwd=ROOT,
-        env=environment,
+        env=os.environ | {"PYTHONIOENCODING": coding, "PYTHONUTF8": "0", "LC_ALL": "C"},
         capture_output=True,
         timeout=60,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(b"?")
+    assert result.stdout.startswith(prompt)
+    assert len(result.stdout.decode("utf-8")) > len("naïve ☃\n")
 
 
 # --- a Llama 2 that somebody else has trained ---
