@@ -1,24 +1,26 @@
-"""Write a file so that it is whole under its name or not there at all; read one as text."""
+"""Write a file so that it is whole under its name or not there at all; read one as text.
+
+And keep other programs out of a folder.
+"""
 
 import os
 import struct
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO
 
 from errors import RunError, UserError
-
-Result = TypeVar("Result")
 
 # Seconds between attempts. On Windows nobody can replace a file that a scanner or a reader has
 # open, which most have for a moment only.
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
-def patiently(act: Callable[[], Result]) -> Result:
+def patiently(act: Callable[[], object]) -> None:
     """Do something with a file, after some seconds if another program holds it until then.
 
     Raises:
@@ -26,9 +28,10 @@ def patiently(act: Callable[[], Result]) -> Result:
     """
     for pause in PAUSES:
         with suppress(PermissionError):
-            return act()
+            act()
+            return
         time.sleep(pause)
-    return act()
+    act()
 
 
 @contextmanager
@@ -80,6 +83,33 @@ def _rename(new: Path, path: Path, keep_as: Path | None) -> None:
         if keep_as:
             patiently(lambda: keep_as.replace(path))
         raise
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep the folder of a run, which is made if need be, from other runs until the end.
+
+    The system holds the lock and lets it go when the process ends, however it does.
+
+    Raises:
+        UserError: another run has it.
+    """
+    from filelock import FileLock, Timeout  # which takes a moment, and only a run needs it
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"a run is going on in {folder}; wait for its end, or stop it first"
+        ) from None
+    except OSError as error:  # some network file systems have no locks
+        print(f"cannot lock {folder} ({error.strerror}): start no other run in it", file=sys.stderr)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def member_start(file: IO[bytes], member: zipfile.ZipInfo) -> int:

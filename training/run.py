@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from adam import AdamW
 from buffers import num_elements
 from dataloader import DataLoader
 from errors import DivergedError, RunError, UserError
+from files import alone_in
 from formats.checkpoint import (
     BEST,
     CHECKPOINT,
@@ -326,31 +326,6 @@ class Run:
         if self.log:
             self.log.drop_after(self.step)
         return True
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep the folder of a run, which is made if need be, from other runs until the end.
-
-    The system holds the lock and lets it go when the process ends, however it does.
-
-    Raises:
-        UserError: another run has it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"a run is going on in {folder}; wait for its end, or stop it first"
-        ) from None
-    except OSError as error:  # some network file systems have no locks
-        print(f"cannot lock {folder} ({error.strerror}): start no other run in it", file=sys.stderr)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def prepare(kind: str, ranks: Ranks) -> Run | None:
