@@ -27,7 +27,7 @@ from errors import UserError, run_program
 from formats import gguf, huggingface, llama2_c, llm_c
 from formats.checkpoint import save_checkpoint
 from formats.weights import FLOATS, Parts, Weights
-from load import Source, fill, open_model
+from load import Source, fill, model_meta, open_model
 from models import FAMILIES
 
 
@@ -51,12 +51,7 @@ def write_checkpoint(
     check_available(4 * num_elements(shapes), f"to write {path}", "choose another format")
     params = Buffer(shapes, dtype)
     fill(params, weights)
-    meta = {
-        "model": weights.kind,
-        "config": asdict(config),
-        "positions": positions or config.seq_len,
-        "tokenizer": weights.tokenizer.to_bytes().decode("latin-1"),
-    }
+    meta = model_meta(weights.kind, config, positions or config.seq_len, weights.tokenizer)
     save_checkpoint(path, meta, {"params": params.flat})
 
 

@@ -4,7 +4,7 @@ The format of a file is recognised, never asked for.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,14 @@ import numpy as np
 from buffers import Buffer, Shapes, check_available, extents, num_elements
 from errors import FormatError, UserError
 from formats import gguf, huggingface, llama2_c, llm_c, state_dict
-from formats.checkpoint import CHECKPOINT, FORMAT, find_array, list_checkpoints, read_meta
+from formats.checkpoint import (
+    CHECKPOINT,
+    FORMAT,
+    find_array,
+    list_checkpoints,
+    read_meta,
+    save_checkpoint,
+)
 from formats.tokenizer_files import load_tokenizer, tokenizer_from_bytes
 from formats.weights import SINGLE, Parts, Weights
 from models import FAMILIES
@@ -110,6 +117,31 @@ def fill(params: Buffer, weights: Weights) -> None:
         places = [tensor] if name in SINGLE else tensor
         for place, part in zip(places, weights.tensors[name], strict=True):
             place[: len(part)] = part  # behind it wte may have padding, which stays 0
+
+
+def model_meta(kind: str, config: Any, positions: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a checkpoint says of the model in it, for `open_model`; see `Source`."""
+    return {
+        "model": kind,
+        "config": asdict(config),
+        "positions": positions,
+        # JSON holds text, and latin-1 has a character for every byte.
+        "tokenizer": tokenizer.to_bytes().decode("latin-1"),
+    }
+
+
+def save_model(folder: str | Path, model: Model, tokenizer: Tokenizer) -> None:
+    """Save a model of a program or a notebook as a run of the trainer is saved, in runs/NAME say.
+
+    `open_model`, sample.py and convert.py take the folder, and `train.py FAMILY --init-from` goes
+    on training it.
+
+    Raises:
+        RunError: it cannot be written; what was there before is unharmed.
+    """
+    kind = next(kind for kind, family in FAMILIES.items() if family.model is type(model))
+    meta = model_meta(kind, model.config, model.seq_len, tokenizer)
+    save_checkpoint(Path(folder) / CHECKPOINT, meta, {"params": model.params.flat})
 
 
 def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
@@ -238,7 +270,6 @@ def _from_checkpoint(path: Path, meta: Mapping[str, Any]) -> Weights:
     try:
         kind, numbers = meta["model"], meta["config"]
         config = FAMILIES[kind].config(**numbers)
-        # A checkpoint holds the tokenizer's file as text, in which every byte is one character.
         tokenizer = tokenizer_from_bytes(meta["tokenizer"].encode("latin-1"), path)
     except (KeyError, TypeError, AttributeError, UnicodeError) as error:
         raise FormatError(

@@ -1,6 +1,5 @@
 """A small GPT-2 that the lessons can look into: trained once, then kept in runs/lessons/."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +7,9 @@ import numpy as np
 from adam import AdamW, cosine_schedule
 from dataloader import DataLoader
 from dev.data import pydocs
-from formats.checkpoint import CHECKPOINT, save_checkpoint
+from formats.checkpoint import CHECKPOINT
 from formats.tokenizer_files import find_tokenizer, load_tokenizer
-from load import open_model
+from load import open_model, save_model
 from models.gpt2 import GPT2, GPT2Config
 from tokenizer import Tokenizer
 
@@ -24,15 +23,14 @@ def trained_gpt2() -> tuple[GPT2, Tokenizer]:
     It has read Python's documentation, in 513 different tokens: with few, it learns in seconds
     what follows what. The first call trains it; every further one, in any lesson, loads it.
     """
-    path = FOLDER / CHECKPOINT
-    if not path.is_file():
+    if not (FOLDER / CHECKPOINT).is_file():
         print("training a small GPT-2 for the lessons: about 25 seconds, this once", flush=True)
-        train(path)
-    source = open_model(path)
+        train()
+    source = open_model(FOLDER)
     return source.load(), source.tokenizer
 
 
-def train(path: Path) -> None:
+def train() -> None:
     """Train the model and write its checkpoint."""
     corpus = FOLDER / "pydocs"
     if not find_tokenizer(corpus):
@@ -55,6 +53,4 @@ def train(path: Path) -> None:
         model.zero_grad()
         model.backward()
         optimizer.step(cosine_schedule(step, LEARNING_RATE, 0, STEPS // 10, STEPS), max_norm=1.0)
-    meta = {"model": "gpt2", "config": asdict(config), "positions": SEQ_LEN}
-    tokens = tokenizer.to_bytes().decode("latin-1")  # JSON holds text
-    save_checkpoint(path, meta | {"tokenizer": tokens}, {"params": model.params.flat})
+    save_model(FOLDER, model, tokenizer)

@@ -22,7 +22,8 @@ from formats.checkpoint import save_checkpoint
 from formats.state_dict import HUGGINGFACE_LLAMA, to_theirs
 from formats.tokenizer_files import load_tokenizer
 from formats.weights import Parts, Weights
-from load import fill, open_model, tokenizer_of
+from load import fill, open_model, save_model, tokenizer_of
+from models import FAMILIES
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2, Llama2Config
 
@@ -273,3 +274,18 @@ def test_the_bar_reaches_its_end(weights):
         for parts in watched(weights, bar).tensors.values():
             list(parts)
         assert bar.n == bar.total > 0
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_model_of_a_program_is_saved_and_trained_on(program, corpus, tmp_path, kind):
+    """As a run of the trainer: it speaks, and goes on learning."""
+    tokenizer, folder = load_tokenizer(corpus / "tokenizer.tiktoken"), tmp_path / "mine"
+    config = next(iter(FAMILIES[kind].presets.values()))
+    config = replace(config, num_layers=1, vocab_size=tokenizer.vocab_size)
+    model = FAMILIES[kind].model(config, batch_size=2, seq_len=16)
+    save_model(folder, model, tokenizer)
+    assert open_model(folder).positions == 16
+    assert np.array_equal(open_model(folder).load().params.flat, model.params.flat)
+    assert program("sample", folder, "--max-tokens", 2)[0] == 0
+    arguments = ["--init-from", folder, "--data", corpus, "--out", tmp_path / "run"]
+    assert program("train", kind, *arguments, "--steps", 1, "--seq-len", 16)[0] == 0

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from formats.checkpoint import (
     save_checkpoint,
 )
 from formats.tokenizer_files import find_tokenizer, load_tokenizer
-from load import fill
+from load import fill, model_meta
 from models import FAMILIES
 from models.model import Model
 from sampler import generate
@@ -237,13 +237,7 @@ class Run:
 
     def _description(self) -> dict[str, Any]:
         """What a checkpoint says of the model."""
-        return {
-            "model": self.kind,
-            "config": asdict(self.model.config),
-            "positions": self.positions,
-            # JSON holds text, and latin-1 has a character for every byte.
-            "tokenizer": self.tokenizer.to_bytes().decode("latin-1"),
-        }
+        return model_meta(self.kind, self.model.config, self.positions, self.tokenizer)
 
     def _write(self, write: Callable[[], None]) -> None:
         """Write something now, or with `--checkpoint-async` beside the next step."""
