@@ -3,16 +3,17 @@
 GPT-2's kind is one table, {bytes: rank}: 256 single bytes, and for every merge the bytes it joins.
 A token's id is its rank, and the one special token, `<|endoftext|>`, comes after the last rank.
 `tiktoken` does the encoding. Llama's kind is a list of pieces with scores, where `<s>` begins a
-text and `</s>` ends it.
+text and `</s>` ends it. The third kind is the simplest: every character is a token.
 
-Handled: GPT-2's vocabulary, plain bytes, vocabularies trained here on a text of your own, and
-Llama's. formats/tokenizer_files.py reads them.
+Handled: GPT-2's vocabulary, plain bytes, vocabularies trained here on a text of your own, Llama's,
+and the characters of a text. formats/tokenizer_files.py reads them.
 Not handled: other special tokens (in a text even `<|endoftext|>` and `<s>` are plain text), and
 other ways of splitting a text into words.
 """
 
 import base64
 import codecs
+import json
 import re
 import struct
 from abc import ABC, abstractmethod
@@ -47,13 +48,13 @@ BYTE_PIECES = [b"<0x%02X>" % byte for byte in range(256)]
 
 
 class Tokenizer(ABC):
-    """What the two kinds share.
+    """What the three kinds share.
 
     Attributes:
         file_name: what its file is called in a corpus's folder.
         vocab_size: how many tokens there are.
         begin: the token in front of every text.
-        ends: the tokens that end one.
+        ends: the tokens that end one, if there are any.
     """
 
     file_name: str
@@ -66,6 +67,9 @@ class Tokenizer(ABC):
         """The tokens of `text` alone; what looks like a special token in it is plain text.
 
         A lone surrogate, which no UTF-8 can hold, becomes U+FFFD.
+
+        Raises:
+            UserError: the text has a character that the vocabulary cannot spell.
         """
 
     @abstractmethod
@@ -76,7 +80,7 @@ class Tokenizer(ABC):
         """The tokens that a model is given so that it continues `text`; None begins a new text.
 
         Raises:
-            UserError: `text` is empty.
+            UserError: `text` is empty, or has a character that the vocabulary cannot spell.
         """
         if text is None:
             return [self.begin]
@@ -254,8 +258,7 @@ class LlamaTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         if not text:
             return []
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        words = self._words.findall(f" {text}")
+        words = self._words.findall(f" {without_surrogates(text)}")
         return [token for word in words for token in self._encode_word(word)]
 
     def _encode_word(self, word: str) -> list[int]:
@@ -309,6 +312,50 @@ class LlamaTokenizer(Tokenizer):
             for score, piece in zip(self.scores, self.pieces, strict=True)
         )
         return struct.pack("<I", max(map(len, self.pieces))) + b"".join(records)
+
+
+class CharTokenizer(Tokenizer):
+    """The characters of a text, as nanoGPT's character models have them: no token is special.
+
+    A text begins after a line end, or, where no character is one, after the first of them. Nothing
+    ends it.
+
+    Args:
+        characters: the characters in the order of their tokens, each once.
+
+    Source: nanoGPT, data/shakespeare_char/prepare.py.
+    """
+
+    file_name = "characters.json"
+    ends = frozenset()
+
+    def __init__(self, characters: str):
+        self.characters = characters
+        self.vocab_size = len(characters)
+        self._tokens = {character: token for token, character in enumerate(characters)}
+        self._token_bytes = [character.encode() for character in characters]
+        self.begin = self._tokens.get("\n", 0)
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return [self._tokens[character] for character in without_surrogates(text)]
+        except KeyError as error:
+            raise UserError(
+                f"the model's vocabulary of {self.vocab_size} characters has no {error}; write the "
+                "text without it"
+            ) from None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CharTokenizer) and self.characters == other.characters
+
+    def to_bytes(self) -> bytes:
+        """The characters as one JSON string."""
+        return json.dumps(self.characters).encode()
+
+
+def without_surrogates(text: str) -> str:
+    """`text` with U+FFFD for each lone surrogate, a half of a character that no UTF-8 can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def train_bpe(texts: str | Iterable[str], num_merges: int) -> BytePairTokenizer:

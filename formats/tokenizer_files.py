@@ -2,7 +2,8 @@
 
 Handled: .tiktoken files, as tiktoken downloads GPT-2's and `train_bpe` makes them; llama2.c's
 tokenizer.bin; SentencePiece's .model, if it is laid out like Llama's, through its own library;
-Hugging Face's tokenizer.json and vocab.json of either kind (hf_tokenizer.py).
+Hugging Face's tokenizer.json and vocab.json (hf_tokenizer.py); our characters.json and nanoGPT's
+meta.pkl (characters.py).
 Not handled: what some SentencePiece models do to a text before they encode it (Unicode
 normalisation, one blank for many).
 
@@ -17,16 +18,20 @@ from pathlib import Path
 import tiktoken
 
 from errors import FormatError, UserError
-from formats import hf_tokenizer
+from formats import characters, hf_tokenizer
 from tokenizer import (
     BYTE_PIECES,
     FIRST_BYTE,
     FIRST_PIECE,
     SPECIAL_PIECES,
     BytePairTokenizer,
+    CharTokenizer,
     LlamaTokenizer,
     Tokenizer,
 )
+
+KINDS = (BytePairTokenizer, LlamaTokenizer, CharTokenizer)
+FILES = ".tiktoken, tokenizer.bin, tokenizer.json, characters.json, meta.pkl or .model file"
 
 STARTER_VOCABULARY = Path(__file__).resolve().parents[1] / "data" / "starter" / "tiktoken"
 LARGEST_FILE = 1 << 24  # bytes
@@ -45,10 +50,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     if name == "bytes":
         return BytePairTokenizer({bytes([byte]): byte for byte in range(256)})
     if not Path(name).is_file():
-        raise UserError(
-            f"there is no tokenizer {name}; give gpt2, bytes, or a .tiktoken, tokenizer.bin, "
-            "tokenizer.json or .model file"
-        )
+        raise UserError(f"there is no tokenizer {name}; give gpt2, bytes, or a {FILES}")
     if Path(name).stat().st_size > LARGEST_FILE:
         raise FormatError(
             f"{name} has more than {LARGEST_FILE:,} bytes; no vocabulary needs as many, so give "
@@ -59,7 +61,7 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
 
 def find_tokenizer(folder: Path) -> Path | None:
     """The file of a corpus's tokenizer in its folder, if it has one."""
-    paths = (folder / kind.file_name for kind in (BytePairTokenizer, LlamaTokenizer))
+    paths = (folder / kind.file_name for kind in KINDS)
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -85,6 +87,8 @@ def tokenizer_from_bytes(data: bytes, source: str | Path) -> Tokenizer:
         if isinstance(table, dict):
             return BytePairTokenizer(table)
         pieces, scores = table
+    elif data.startswith(characters.STARTS):
+        return CharTokenizer(characters.read(data, source))
     else:
         return _read_tiktoken(data, source)
     if pieces[FIRST_BYTE:FIRST_PIECE] != BYTE_PIECES:
@@ -105,10 +109,7 @@ def _read_tiktoken(data: bytes, source: str | Path) -> BytePairTokenizer:
     try:
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError:
-        raise FormatError(
-            f"{source} is not a tokenizer; give a .tiktoken, tokenizer.bin, tokenizer.json or "
-            ".model file"
-        ) from None
+        raise FormatError(f"{source} is not a tokenizer; give a {FILES}") from None
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(lines, start=1):
         try:

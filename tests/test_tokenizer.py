@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from errors import RunError, UserError
 from formats.tokenizer_files import load_tokenizer
-from tokenizer import BYTE_PIECES, GPT2_PATTERN, SPECIAL_PIECES, LlamaTokenizer, train_bpe
+from tokenizer import (
+    BYTE_PIECES,
+    GPT2_PATTERN,
+    SPECIAL_PIECES,
+    CharTokenizer,
+    LlamaTokenizer,
+    train_bpe,
+)
 
 
 def llama(texts: dict[str, float]) -> LlamaTokenizer:
@@ -25,12 +32,13 @@ LLAMA = llama(
     {" ": -9, "a": -9, "b": -9, "é": -9, "“": -9}
     | {" a": -1, "ab": -2, "  ": -4, " ab": -3, "aa": -2, "é“": -5}
 )
-ALL = pytest.mark.parametrize(
-    "tokenizer", [BYTES, TRAINED, LLAMA], ids=["bytes", "trained", "llama"]
-)
+CHARS = CharTokenizer("\n !aé\ufffd😀b")
+OF_BYTES = {"bytes": BYTES, "trained": TRAINED, "llama": LLAMA}  # which have every text
+EVERY = {**OF_BYTES, "chars": CHARS}
+ALL = pytest.mark.parametrize("tokenizer", EVERY.values(), ids=EVERY.keys())
 
 
-@ALL
+@pytest.mark.parametrize("tokenizer", OF_BYTES.values(), ids=OF_BYTES.keys())
 @given(text=st.text())
 @example(text="<|endoftext|> it's\r\n\t  naïve “quotes” 😀 \x00")
 @example(text=" <unk><s></s>\n<s>\n<0x41>▁")
@@ -279,6 +287,43 @@ def test_begin_and_end_are_no_text():
     assert LLAMA.decode([1, 2, 1]) == ""
     first, second = (byte + 3 for byte in "é".encode())
     assert LLAMA.decode([first, 2, second]) == "\ufffd\ufffd"  # no character has an end inside
+
+
+# Characters
+
+
+@given(text=st.text(alphabet=CHARS.characters))
+def test_every_character_is_a_token(text):
+    assert CHARS.encode(text) == [CHARS.characters.index(character) for character in text]
+    assert CHARS.decode(CHARS.encode(text)) == text
+    assert list(CHARS.stream(CHARS.encode(text))) == list(text)
+
+
+def test_shakespeare_has_nanogpts_tokens(starter):
+    text = (starter / "tinyshakespeare.txt").read_text(encoding="utf-8")
+    # As nanoGPT's data/shakespeare_char/prepare.py does it.
+    chars = sorted(set(text))
+    stoi = {ch: i for i, ch in enumerate(chars)}
+    tokenizer = CharTokenizer("".join(chars))
+    assert tokenizer.vocab_size == 65
+    assert tokenizer.encode(text) == [stoi[c] for c in text]
+
+
+def test_a_text_of_characters_begins_after_a_line_end_and_has_no_end():
+    assert (CHARS.begin, CHARS.ends) == (0, frozenset())
+    assert CharTokenizer("ab\n").begin == 2
+    assert CharTokenizer(" ab").begin == 0
+
+
+def test_a_character_that_the_vocabulary_has_not_is_named():
+    with pytest.raises(UserError, match=r"vocabulary of 8 characters has no 'ü'; write the text w"):
+        CHARS.encode_prompt("abü")
+
+
+def test_vocabularies_of_the_same_characters_in_the_same_order_are_equal():
+    assert CharTokenizer("ab") == CharTokenizer("ab")
+    assert CharTokenizer("ab") != CharTokenizer("ba")
+    assert CharTokenizer("ab") != BYTES
 
 
 # Training

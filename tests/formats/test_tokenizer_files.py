@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from errors import FormatError, UserError
 from formats.tokenizer_files import find_tokenizer, load_tokenizer, tokenizer_from_bytes
-from tokenizer import BYTE_PIECES, SPECIAL_PIECES, LlamaTokenizer, train_bpe
+from tokenizer import BYTE_PIECES, SPECIAL_PIECES, CharTokenizer, LlamaTokenizer, train_bpe
 
 
 def llama(texts: dict[str, float]) -> LlamaTokenizer:
@@ -24,8 +24,9 @@ def llama(texts: dict[str, float]) -> LlamaTokenizer:
 BYTES = load_tokenizer("bytes")
 TRAINED = train_bpe(topics["while"], 20)
 LLAMA = llama({" ": -9, "a": -9, "é": -9, " a": -1, "aa": -2, "é“": -5})
+CHARS = CharTokenizer("\n ab“\ufffd😀é")
 ALL = pytest.mark.parametrize(
-    "tokenizer", [BYTES, TRAINED, LLAMA], ids=["bytes", "trained", "llama"]
+    "tokenizer", [BYTES, TRAINED, LLAMA, CHARS], ids=["bytes", "trained", "llama", "chars"]
 )
 
 
@@ -48,7 +49,8 @@ def test_line_ends_of_windows_editors_do_no_harm():
 
 def test_a_corpus_has_one_tokenizer_or_none(tmp_path):
     assert find_tokenizer(tmp_path) is None
-    for tokenizer, name in ((LLAMA, "tokenizer.bin"), (BYTES, "tokenizer.tiktoken")):
+    names = {"tokenizer.bin": LLAMA, "tokenizer.tiktoken": BYTES, "characters.json": CHARS}
+    for name, tokenizer in names.items():
         folder = tmp_path / name.replace(".", "_")
         tokenizer.save(folder / tokenizer.file_name)
         assert find_tokenizer(folder) == folder / name

@@ -293,7 +293,7 @@ def test_a_tensor_of_anything_else_is_refused(refused, piece, place):
     pieces = [STORAGE, number(0), numbers(24), numbers(1)]
     pieces[place] = piece
     program = call("torch._utils _rebuild_tensor_v2", *pieces, b"\x89", EMPTY_DICT)
-    refused(program, "its data.pkl has a ")
+    refused(program, "its pickle has a ")
 
 
 def test_a_conjugate_is_refused(refused):
@@ -308,18 +308,18 @@ def test_a_conjugate_is_refused(refused):
         (identity(key=text("1")), r"it has no 'storage' '1'"),
         (identity(key=text("../data.pkl")), r"it has no 'storage' '\.\./data\.pkl'"),
         (identity(key=text("/etc/passwd")), r"it has no 'storage' '/etc/passwd'"),
-        (identity(key=number(0)), "its data.pkl has a int where a str belongs"),
-        (identity(key=shared(200)), "its data.pkl has a tuple where a str belongs"),
-        (identity(kind=shared(200)), "its data.pkl has a tuple where a str belongs"),
+        (identity(key=number(0)), "its pickle has a int where a str belongs"),
+        (identity(key=shared(200)), "its pickle has a tuple where a str belongs"),
+        (identity(kind=shared(200)), "its pickle has a tuple where a str belongs"),
         (identity(count=number(23)), "its storage 0 has 96 bytes, not 23 numbers float32"),
         (identity(count=number(-24)), "its storage 0 has 96 bytes, not -24 numbers float32"),
         (identity(count=number(2**2000)), "its storage 0 has 96 bytes, not "),
-        (identity(count=EMPTY_LIST), "its data.pkl has a list where a int belongs"),
+        (identity(count=EMPTY_LIST), "its pickle has a list where a int belongs"),
         (identity(dtype="torch DoubleStorage"), "its storage 0 has 96 bytes, not 24 .*float64"),
-        (identity(dtype="torch Size"), "its data.pkl has a function where a dtype belongs"),
+        (identity(dtype="torch Size"), "its pickle has a function where a dtype belongs"),
         (many(text("storage"), text("0")), "_storage"),
-        (text("0"), "its data.pkl has a str where a tuple belongs"),
-        (STORAGE, "its data.pkl has a ndarray where a tuple belongs"),
+        (text("0"), "its pickle has a str where a tuple belongs"),
+        (STORAGE, "its pickle has a ndarray where a tuple belongs"),
     ],
 )
 def test_what_is_no_storage_is_refused(refused, asked, sentence):
@@ -392,13 +392,13 @@ def test_a_name_is_shown_without_its_control_characters(path):
 )
 @pytest.mark.parametrize("instruction", [REDUCE, NEWOBJ])
 def test_only_functions_are_called(refused, piece, instruction):
-    refused(piece + EMPTY_TUPLE + instruction, r"its data.pkl has a .* where a function belongs")
+    refused(piece + EMPTY_TUPLE + instruction, r"its pickle has a .* where a function belongs")
 
 
 @pytest.mark.parametrize("piece", [text("a"), STORAGE, EMPTY_LIST, EMPTY_DICT])
 def test_functions_are_called_with_tuples(refused, piece):
     program = name("torch Size") + piece + REDUCE
-    refused(program, r"its data.pkl has a .* where a tuple belongs")
+    refused(program, r"its pickle has a .* where a tuple belongs")
 
 
 SURPRISES = [
@@ -463,7 +463,7 @@ SURPRISES = [
 @pytest.mark.parametrize("piece", [EMPTY_TUPLE, EMPTY_DICT, text("a"), STORAGE])
 def test_only_lists_are_added_to(refused, piece):
     for program in (piece + NONE + APPEND, piece + b"(NNe"):
-        refused(program, r"its data.pkl has a \w+ where a list belongs")
+        refused(program, r"its pickle has a \w+ where a list belongs")
 
 
 @pytest.mark.parametrize("program", SURPRISES)
@@ -472,9 +472,10 @@ def test_what_no_checkpoint_does_is_refused(refused, program):
 
 
 KNOWN = (
-    "MARK STOP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_TUPLE "
-    "TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS GLOBAL "
-    "REDUCE BUILD NEWOBJ BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET PROTO"
+    "MARK STOP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE "
+    "SHORT_BINUNICODE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_LIST APPEND APPENDS EMPTY_DICT "
+    "SETITEM SETITEMS GLOBAL STACK_GLOBAL REDUCE BUILD NEWOBJ BINPERSID BINPUT LONG_BINPUT BINGET "
+    "LONG_BINGET MEMOIZE PROTO FRAME"
 )
 OTHERS = [opcode for opcode in pickletools.opcodes if opcode.name not in KNOWN.split()]
 
@@ -485,7 +486,7 @@ def test_other_instructions_are_refused(refused, opcode):
     if opcode.arg and opcode.arg.n == pickletools.UP_TO_NEWLINE:
         argument = b"'1'\n" if opcode.name == "STRING" else b"1\n1\n"
     program = EMPTY_DICT * 3 + b"(" + EMPTY_DICT + opcode.code.encode("latin-1") + argument
-    refused(program, rf"its data.pkl has the instruction {opcode.name}\)")
+    refused(program, rf"its pickle has the instruction {opcode.name}\)")
 
 
 @pytest.mark.parametrize(
@@ -585,9 +586,9 @@ def test_memory_is_in_proportion_to_the_program(path, monkeypatch, bomb):
 
 
 def test_a_set_of_ever_the_same_things_is_made_once(refused):
-    refused(filled(20_000, *BOMBS["sets"]), "its data.pkl makes much of little")
-    refused(filled(20_000, *BOMBS["bytes"]), "its data.pkl makes much of little")
-    refused(filled(20_000, *BOMBS["dimensions"]), "its data.pkl makes much of little")
+    refused(filled(20_000, *BOMBS["sets"]), "its pickle makes much of little")
+    refused(filled(20_000, *BOMBS["bytes"]), "its pickle makes much of little")
+    refused(filled(20_000, *BOMBS["dimensions"]), "its pickle makes much of little")
 
 
 def test_the_memo_can_have_any_index(run):

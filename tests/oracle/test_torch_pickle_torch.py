@@ -167,9 +167,15 @@ def test_what_is_not_handled_is_refused(tmp_path, value, sentence):
         load(tmp_path / "saved.pt")
 
 
-def test_other_protocols_are_refused(tmp_path):
-    torch.save({"a": 1}, tmp_path / "saved.pt", pickle_protocol=4)
-    with pytest.raises(FormatError, match="has the instruction FRAME"):
+def test_the_protocol_of_python_3_is_read(tmp_path):
+    value = {"model": torch.nn.Linear(3, 2).state_dict(), "model_args": {"n_layer": 1}}
+    torch.save(value, tmp_path / "saved.pt", pickle_protocol=4)
+    assert_same(load(tmp_path / "saved.pt"), value)
+
+
+def test_the_oldest_protocol_is_refused(tmp_path):
+    torch.save({"a": 1}, tmp_path / "saved.pt", pickle_protocol=0)
+    with pytest.raises(FormatError, match="has the instruction"):
         load(tmp_path / "saved.pt")
 
 
