@@ -27,6 +27,7 @@ from tqdm import tqdm
 from errors import DivergedError, UserError, on_stop, print_to_nowhere
 from formats.checkpoint import BEST, CHECKPOINT
 from models import FAMILIES
+from training.curves import draw_losses
 from training.options import learning_rate
 from training.ranks import find_ranks, started_by_mpi
 from training.report import Row, command
@@ -221,7 +222,8 @@ def draw(run: Run) -> None:
     """Draw the losses so far; a picture that cannot be drawn is no reason to stop."""
     if run.log:
         try:
-            run.log.draw(run.args.out / "loss.png", f"{run.args.out.name} on {run.corpus.name}")
+            title = f"{run.args.out.name} on {run.corpus.name}"
+            draw_losses(run.log.rows, run.args.out / "loss.png", title)
         except Exception as error:
             print(f"without a new picture: {error}", file=sys.stderr)
 

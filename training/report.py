@@ -1,4 +1,4 @@
-"""What a training run tells: its memory, its speed, its log and its pictures."""
+"""What a training run tells: its log, and what to type next."""
 
 import csv
 import os
@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from errors import FormatError, RunError
-from files import patiently, replacing, save_figure
+from files import patiently, replacing
 
 COLUMNS = {
     "step": int,
@@ -42,7 +42,7 @@ class Log:
 
     def __init__(self, path: Path, steps_done: int, unstored: Sequence[Row] = ()) -> None:
         self.path = path
-        self.rows = self._read() if steps_done and path.is_file() else []
+        self.rows = read_log(path) if steps_done and path.is_file() else []
         self._stored, self._size = 0, -1  # rows that the file has; bytes, unless it is to be anew
         self._trouble = ""  # why it lacks the others
         if unstored:
@@ -62,23 +62,6 @@ class Log:
         """Drop the rows of the steps after this one."""
         self.rows = [row for row in self.rows if row["step"] <= step]
         self._stored, self._size = min(self._stored, len(self.rows)), -1
-
-    def _read(self) -> list[Row]:
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                # A full disk or a power cut leaves a part of a row; that step comes again.
-                lines = csv.DictReader(line for line in file if line.endswith("\n"))
-                if lines.fieldnames != list(COLUMNS):
-                    raise ValueError("other columns")
-                rows = [
-                    {name: kind(row[name]) if row[name] else None for name, kind in COLUMNS.items()}
-                    for row in lines
-                ]
-                if any(row[name] is None for row in rows for name in COLUMNS if name != "val_loss"):
-                    raise ValueError("a row that is not whole")
-                return rows
-        except (TypeError, ValueError, csv.Error) as error:
-            raise FormatError(f"{self.path} is damaged; move it away, and resume again") from error
 
     def store(self, sync: bool = False) -> None:
         """Write the rows that the file lacks, or keep them for the next time, as stderr then says.
@@ -135,29 +118,28 @@ class Log:
         cells = (["" if row[name] is None else repr(row[name]) for name in COLUMNS] for row in rows)
         return "".join(",".join(each) + "\n" for each in cells).encode()
 
-    def draw(self, path: Path, title: str) -> None:
-        """Draw the losses against the step."""
-        from matplotlib.figure import Figure  # it takes long, and only pictures need it
 
-        figure = Figure(figsize=(7.5, 4.5), layout="constrained")
-        axes = figure.subplots()
-        steps = [row["step"] for row in self.rows]
-        axes.plot(steps, [row["train_loss"] for row in self.rows], color="0.7", label="train")
-        validated = [row for row in self.rows if row["val_loss"] is not None]
-        axes.plot(
-            [row["step"] for row in validated],
-            [row["val_loss"] for row in validated],
-            "o-",
-            color="black",
-            markersize=4,
-            label="validation",
-        )
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss (nats per token)")
-        axes.set_title(title)
-        axes.grid(alpha=0.3)
-        axes.legend()
-        save_figure(figure, path)
+def read_log(path: Path) -> list[Row]:
+    """The rows of a log.csv, but for a part of a row at its end.
+
+    Raises:
+        FormatError: it is damaged.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            # A full disk or a power cut leaves a part of a row; that step comes again.
+            lines = csv.DictReader(line for line in file if line.endswith("\n"))
+            if lines.fieldnames != list(COLUMNS):
+                raise ValueError("other columns")
+            rows = [
+                {name: kind(row[name]) if row[name] else None for name, kind in COLUMNS.items()}
+                for row in lines
+            ]
+            if any(row[name] is None for row in rows for name in COLUMNS if name != "val_loss"):
+                raise ValueError("a row that is not whole")
+            return rows
+    except (TypeError, ValueError, csv.Error) as error:
+        raise FormatError(f"{path} is damaged; move it away, and resume again") from error
 
 
 def command(script: str, *arguments: object) -> str:
