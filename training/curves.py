@@ -2,27 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from files import save_figure
+from training.report import Best, Row
 
 MOST_MARKERS = 40  # on one curve
 MARKERS = "os^vD*PX"  # which tell curves apart where there are no colours
 RING = {"marker": "o", "fillstyle": "none", "markersize": 10}
 
-Rows = Sequence[Mapping[str, float | None]]  # of a log.csv
 
-
-class Best(NamedTuple):
-    """A validation loss, and the step after which it was measured."""
-
-    step: int
-    loss: float
-
-
-def curve(rows: Rows, column: str) -> tuple[np.ndarray, np.ndarray]:
+def curve(rows: Sequence[Row], column: str) -> tuple[np.ndarray, np.ndarray]:
     """The steps for which a column has a number, and those numbers."""
     found = [(row["step"], row[column]) for row in rows if row[column] is not None]
     steps, numbers = np.array(found, np.float64).reshape(-1, 2).T
@@ -30,8 +22,8 @@ def curve(rows: Rows, column: str) -> tuple[np.ndarray, np.ndarray]:
     return steps[finite], numbers[finite]
 
 
-def lowest(rows: Rows) -> Best | None:
-    """The lowest validation loss; None without any."""
+def lowest(rows: Sequence[Row]) -> Best | None:
+    """The lowest validation loss, and its step; None without any."""
     steps, losses = curve(rows, "val_loss")
     return Best(int(steps[losses.argmin()]), float(losses.min())) if losses.size else None
 
@@ -55,7 +47,7 @@ def smooth(losses: np.ndarray) -> tuple[np.ndarray, int]:
     return np.concatenate([means, line(np.arange(reach + 1, window))]), window
 
 
-def draw_losses(rows: Rows, path: Path, title: str) -> None:
+def draw_losses(rows: Sequence[Row], path: Path, title: str) -> None:
     """Draw what a run has logged: every loss, the training loss smoothed, and the best point."""
     axes = _new_axes(7.5, 5)
     steps, losses = curve(rows, "train_loss")
@@ -66,20 +58,20 @@ def draw_losses(rows: Rows, path: Path, title: str) -> None:
         axes.plot(steps, smoothed, color="0.4", label=f"training, mean of {window} steps")
     if best := lowest(rows):
         _plot(axes, *curve(rows, "val_loss"), color="black", marker="o", label="validation")
-        label = f"lowest validation loss: {best.loss:.4f} at step {best.step}"
+        label = f"lowest validation loss: {best.val_loss:.4f} at step {best.step}"
         axes.plot(*best, **RING, color="black", linestyle="", label=label)
     axes.set(ylabel="loss (nats per token)", title=_plain(title))
     axes.figure.legend(loc="outside lower center", ncols=2)
     save_figure(axes.figure, path)
 
 
-def compare_losses(runs: Mapping[str, Rows], path: Path) -> None:
+def compare_losses(runs: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Draw the validation losses of several runs; the training loss, smoothed, of one without."""
     axes = _new_axes(9, max(4.5, 0.25 * len(runs)))
     for number, (name, rows) in enumerate(runs.items()):
         style = {"color": f"C{number}", "marker": MARKERS[number % len(MARKERS)]}
         if best := lowest(rows):
-            label = f"{best.loss:.4f} at step {best.step}: {_plain(name)}"
+            label = f"{best.val_loss:.4f} at step {best.step}: {_plain(name)}"
             _plot(axes, *curve(rows, "val_loss"), **style, label=label)
             axes.plot(*best, **RING, color=style["color"])
         else:

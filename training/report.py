@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from errors import FormatError, RunError
 from files import patiently, replacing
@@ -23,6 +24,13 @@ COLUMNS = {
     "rollbacks": int,
 }
 Row = dict[str, float | None]  # of the log: a value for each column
+
+
+class Best(NamedTuple):
+    """A step, and the validation loss after it, the lowest of a run."""
+
+    step: int
+    val_loss: float
 
 
 class Log:

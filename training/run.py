@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -39,19 +39,12 @@ from training.memory import check_memory, draw_memory_map
 from training.options import channels, check_vocabulary, find_corpus, new_config, read_arguments
 from training.progress import Progress
 from training.ranks import Ranks
-from training.report import COLUMNS, Log, Row, command
+from training.report import COLUMNS, Best, Log, Row, command
 
 NOT_SAVED = ("out", "resume", "init_from", "memory_map", "profile", "batch_size")
 
 MOST_LOSSES = 50  # of the last steps, to compare the next with
 MOST_ROLLBACKS = 3  # to the same checkpoint
-
-
-class Best(NamedTuple):
-    """The step whose parameters best.npz has, and its validation loss."""
-
-    step: int
-    val_loss: float
 
 
 @dataclass
