@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+import own_imports
 from buffers import Buffer, extents
 from errors import DivergedError
 from layers.tiles import row_tiles, run_tiles, scratch, slices, tile_count

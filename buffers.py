@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+import own_imports
 from errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]

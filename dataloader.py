@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import own_imports
 from errors import FormatError, UserError
 from files import replacing
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import own_imports
 from errors import RunError, UserError
 
 # Seconds between attempts. On Windows nobody can replace a file that a scanner or a reader has

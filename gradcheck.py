@@ -25,6 +25,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+import own_imports
 from buffers import extents
 from errors import RunError, UserError, run_program
 from files import save_figure

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+import own_imports
 from buffers import Buffer, Shapes, check_available, extents, num_elements
 from errors import FormatError, UserError
 from formats import gguf, huggingface, llama2_c, llm_c, state_dict

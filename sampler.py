@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+import own_imports
 from errors import RunError, UserError
 from layers.tiles import row_tiles, run_tiles
 from models.model import Model

@@ -28,6 +28,7 @@ import regex
 import tiktoken
 from tqdm import tqdm
 
+import own_imports
 from errors import RunError, UserError
 from files import replacing
 

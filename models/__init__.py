@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import own_imports
 from models import gpt2, llama2
 from models.model import Model
 

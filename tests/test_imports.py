@@ -1,6 +1,7 @@
 """Who imports whom: downwards only, so that each file can be read knowing only those below it."""
 
 import ast
+from collections.abc import KeysView
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -8,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. What stands in one line may not import each other, but for the modules of one
 # folder, and tokenizer and formats, where formats/ imports tokenizer.
 LEVELS = [
-    ["errors"],
+    ["errors", "own_imports"],
     ["files", "buffers", "layers"],
     ["models", "adam"],
     ["tokenizer", "dataloader"],
@@ -24,16 +25,16 @@ LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 BESIDE = {"dev"}
 
 
-def imports(path: Path) -> set[str]:
-    """The first names of what a file imports, wherever in it."""
-    modules = set()
+def imports(path: Path) -> KeysView[str]:
+    """The first names of what a file imports, wherever in it; in order, those in functions last."""
+    modules = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            modules |= {alias.name for alias in node.names}
+            modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            modules.add(node.module)
-    return {name.partition(".")[0] for name in modules}
+            modules.append(node.module)
+    return dict.fromkeys(name.partition(".")[0] for name in modules).keys()
 
 
 def modules() -> dict[Path, str]:
@@ -61,3 +62,12 @@ def test_imports_run_downwards():
 
 def test_dev_is_imported_by_training_only():
     assert {name for path, name in modules().items() if imports(path) & BESIDE} == {"training"}
+
+
+def test_what_a_script_may_import_looks_for_our_own_modules_first():
+    """Beside the script may lie files of the same names: see own_imports.py."""
+    others = {*LEVELS[0], *LEVELS[-2], *LEVELS[-1]}  # import none of ours, or are the script
+    for path, name in modules().items():
+        if name not in others and (path.parent == ROOT or path.name == "__init__.py"):
+            ours = [name for name in imports(path) if name in LEVEL]
+            assert ours[:1] == ["own_imports"], path

@@ -16,22 +16,17 @@ import math
 import statistics
 from collections.abc import Callable
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-if __name__ == "layers":
-    # A program in this folder has asked for the package `layers`, and Python looks here first.
-    __path__ = [str(Path(__file__).resolve().parents[2] / "layers")]
-else:
-    from dev.bench.machine import Worker, has_torch, use_threads
-    from errors import at_least, run_program
-    from gradcheck import LAYERS
-    from layers.classifier import logit_rows
-    from models.gpt2 import PRESETS
-    from models.llama2 import Llama2Config
+from dev.bench.machine import Worker, has_torch, use_threads
+from errors import at_least, run_program
+from gradcheck import LAYERS
+from layers.classifier import logit_rows
+from models.gpt2 import PRESETS
+from models.llama2 import Llama2Config
 
 DIRECTIONS = "forward", "backward"
 
