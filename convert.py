@@ -10,6 +10,11 @@ through memory part by part, so that a model may be larger than it; only our own
 written from a whole model in memory.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 import math
 import os
@@ -23,7 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 from buffers import Buffer, check_available, num_elements
-from errors import UserError, run_program
+from errors import UserError
 from formats import gguf, huggingface, llama2_c, llm_c
 from formats.checkpoint import save_checkpoint
 from formats.weights import FLOATS, Parts, Weights
@@ -226,7 +231,3 @@ def make_parser() -> argparse.ArgumentParser:
         "model's file or beside it)",
     )
     return parser
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -13,6 +13,11 @@ From a notebook, with functions of your own:
     print_table(check_layer("attention", backward=my_attention_backward))
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 import itertools
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +32,7 @@ from tqdm import tqdm
 
 import own_imports
 from buffers import extents
-from errors import RunError, UserError, run_program
+from errors import RunError, UserError
 from files import save_figure
 from layers import (
     attention,
@@ -533,7 +538,3 @@ def main() -> None:
         wrong = sum(not result.ok for result in results)
         raise RunError(f"{wrong} of {len(results)} gradients are wrong")
     print(f"all {len(results)} gradients agree with central differences")
-
-
-if __name__ == "__main__":
-    run_program(main)

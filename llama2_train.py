@@ -11,7 +11,7 @@ The model is in models/llama2.py, the loop in train.py.
 if __name__ == "__main__":
     from errors import run_file
 
-    run_file(__file__)
+    run_file(__file__)  # imports this file, calls its main, and ends
 
 import train
 

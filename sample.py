@@ -8,6 +8,11 @@
 How it is done is in sampler.py, which notebooks and games use, too.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from errors import UserError, at_least, run_program
+from errors import UserError, at_least
 from files import decode_text
 from load import open_model
 from sampler import Chat, Settings, Stats, generate_many
@@ -196,7 +201,3 @@ def make_parser() -> argparse.ArgumentParser:
         "--seed", type=at_least(0), default=0, help=f"the same seed, the same text {default}"
     )
     return parser
-
-
-if __name__ == "__main__":
-    run_program(main)

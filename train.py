@@ -10,7 +10,7 @@ through both; only rank 0 writes.
 if __name__ == "__main__":
     from errors import run_file
 
-    run_file(__file__)
+    run_file(__file__)  # imports this file, calls its main, and ends
 
 import math
 import signal
@@ -92,7 +92,9 @@ def train(run: Run, stop: "StopRequest") -> None:
         lr = learning_rate(args, run.step)
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # the loss will show it
-                row = take_step(run, lr)
+                begin = time.perf_counter()
+                loss, norm = take_step(run, lr)
+                row = run.end_step(loss, norm, lr, time.perf_counter() - begin)
                 stopping = ranks.total(stop.requested) > 0
                 saving = last or stopping or step % args.save_every == 0
                 # That loss was the one before the update: what is saved has to be seen to work.
@@ -133,11 +135,11 @@ def train(run: Run, stop: "StopRequest") -> None:
         print(f"best validation loss {kept.val_loss:.4f} at step {kept.step}: {args.out / BEST}")
 
 
-def take_step(run: Run, lr: float) -> Row:
+def take_step(run: Run, lr: float) -> tuple[float, float]:
     """One step of the optimiser, on the mean of `--grad-accum` batches of every rank.
 
     Returns:
-        What is known of it: the loss before the step, the norm of its gradient, its time.
+        The loss before the step, and the norm of its gradient.
 
     Raises:
         DivergedError: one of them is not finite, or the loss has jumped where that matters; the
@@ -145,7 +147,7 @@ def take_step(run: Run, lr: float) -> Row:
     """
     args, ranks, model = run.args, run.ranks, run.model
     n = args.grad_accum * ranks.size
-    begin, loss = time.perf_counter(), 0.0
+    loss = 0.0
     model.zero_grad()
     for _ in range(args.grad_accum):
         tokens, targets = run.batches.next_batch()
@@ -166,7 +168,8 @@ def take_step(run: Run, lr: float) -> Row:
     else:
         ranks.sum(model.grads.flat)
         norm = run.optimizer.step(lr, max_norm)
-    return run.end_step(loss, norm, lr, time.perf_counter() - begin)
+    run.losses.append(loss)
+    return loss, norm
 
 
 def is_due(every: int, step: int, last: bool) -> bool:

@@ -13,6 +13,11 @@ with the ten losses of torch.optim.AdamW(model.parameters(), lr=1e-4), all befor
 Source of the test, its tolerances and its constants: llm.c, test_gpt2.c.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +26,7 @@ import numpy as np
 
 from adam import AdamW
 from buffers import Buffer, check_available, num_elements
-from errors import RunError, UserError, run_program
+from errors import RunError, UserError
 from formats import llm_c
 from formats.weights import SINGLE, Parts, Weights
 from load import fill
@@ -164,7 +169,3 @@ def make_parser() -> argparse.ArgumentParser:
         "of ten steps (default: llm.c's, for its gpt2_124M.bin; for others they are not compared)",
     )
     return parser
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -4,12 +4,17 @@ A trained Llama 2 of 260,000 parameters with its tokenizer, the Llama 2 tokenize
 tinyshakespeare, and GPT-2's vocabulary: about 5 MB. Files that are there and right are kept.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 import hashlib
 from pathlib import Path
 
 from dev.download import download
-from errors import UserError, run_program
+from errors import UserError
 
 STARTER = Path(__file__).resolve().parents[1] / "data" / "starter"
 
@@ -71,7 +76,3 @@ def main() -> None:
         download(address, path, f"get it elsewhere, as DIR/{name}, and use --from DIR", sha256)
         print(f"{path}: fetched")
     print(f"{STARTER}: all {len(FILES)} files are there")
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -1,6 +1,8 @@
 """Whatever ends a program, it is one sentence and an exit status."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +78,57 @@ def test_a_console_shows_what_it_can(coding, shown):
     os.close(console)
     assert os.read(controller, 100) == shown + b"\r\n"
     os.close(controller)
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAMS = [
+    path.relative_to(ROOT).as_posix()
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("dev/**/*.py"))
+    if "run_file(" in path.read_text(encoding="utf-8") and path.stem != "errors"
+]
+
+
+def interrupt(number, after, *command):
+    """Send a signal to a program that has imported so many modules: how it ends, and its words."""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", *command],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    with process:
+        names = (line.rpartition("|")[2].strip() for line in process.stderr)
+        assert "errors" in names  # the first of ours, and all before it are Python's own affair
+        for _ in zip(range(after), names, strict=False):
+            pass
+        process.send_signal(number)
+        said = [line for line in process.stderr if not line.startswith("import time:")]
+    return process.returncode, "".join(said)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals to send")
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_is_quiet_when_interrupted_while_it_imports(program):
+    assert interrupt(signal.SIGINT, 10, program) == (130, "interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals to send")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("after", [1, 50, 150, 300])
+def test_whenever_it_is_interrupted(after, name):
+    got = interrupt(getattr(signal, name), after, "gpt2_train.py", "--help")
+    assert got == (130, "interrupted\n")
+
+
+@pytest.mark.skipif(
+    not shutil.which("nohup") or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN,
+    reason="needs nohup, and not to run under it",
+)
+def test_what_a_program_is_told_to_ignore_it_ignores():
+    program = "import os, signal, errors; errors.run_program(lambda: os.kill(os.getpid(), 1))"
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 130
+    assert subprocess.run(["nohup", *command], cwd=ROOT, capture_output=True).returncode == 0

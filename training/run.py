@@ -117,13 +117,12 @@ class Run:
         return self.batches_per_step * per_batch
 
     def end_step(self, loss: float, norm: float, lr: float, seconds: float) -> Row:
-        """Count a step whose update is made: from now on it is what `save` saves.
+        """Count a step that has been taken: from now on, it is what `save` saves.
 
         Returns:
             Its row in the log, to which a validation may be added.
         """
         self.step += 1
-        self.losses.append(loss)
         self._read = self.batches.state()
         tokens = self.batches_per_step * self.model.batch_size * self.model.seq_len
         figures = loss, None, norm, lr, 1e3 * seconds, tokens / seconds, self.rollbacks

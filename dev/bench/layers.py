@@ -9,6 +9,11 @@ a shared machine only the ratio of neighbours means anything. It is PyTorch's ti
 the median over pairs of calls that ran one after the other.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 import functools
 import itertools
@@ -22,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dev.bench.machine import Worker, has_torch, use_threads
-from errors import at_least, run_program
+from errors import at_least
 from gradcheck import LAYERS
 from layers.classifier import logit_rows
 from models.gpt2 import PRESETS
@@ -229,7 +234,3 @@ def arguments(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
             x = values[each.removeprefix("d")]
             values[each] = None if x is None else np.ones_like(x)
     return values
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -13,6 +13,11 @@ as much as all of them, and has as many times longer. A barrier before every exc
 for a slower rank apart from the exchange itself.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 import itertools
 import json
@@ -36,7 +41,7 @@ from adam import AdamW
 from buffers import check_available, num_elements
 from dev.bench.machine import use_threads
 from dev.bench.sample import PRESETS
-from errors import RunError, UserError, at_least, run_program
+from errors import RunError, UserError, at_least
 from training.ranks import CHUNK, find_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +140,10 @@ def run(case: Case, args: argparse.Namespace) -> list[Times]:
         RunError: it has failed.
     """
     work = args.preset, case.batch_size, args.seq_len, args.steps, case.zero
-    source = f"from dev.bench import mpi; mpi.run_program(lambda: mpi.step_often{work})"
+    source = (
+        "from dev.bench import mpi; from errors import run_program; "
+        f"run_program(lambda: mpi.step_often{work})"
+    )
     command = [*args.mpirun, "-n", str(case.ranks), "--bind-to", "none", sys.executable, "-c"]
     use_threads(case.threads)
     places = [str(Path(sys.executable).parent), os.environ["PATH"]]
@@ -284,7 +292,3 @@ def paper(preset: str, gflops: float) -> str:
 
 def seconds(value: float) -> str:
     return f"{value:,.{2 if value < 100 else 0}f} s"
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -11,6 +11,11 @@ Moved are all inputs once and all outputs once, as if caches were perfect. What 
 from the call before need not move at all: such a point may lie above the slope.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 import itertools
 import math
@@ -26,7 +31,6 @@ from matplotlib.transforms import Bbox
 
 from dev.bench.layers import DIRECTIONS, Case, Times, add_options, gpt2_cases, measure, our_calls
 from dev.bench.machine import Worker, memory_bandwidth, picture, use_threads
-from errors import run_program
 from files import save_figure
 from layers.tiles import num_threads
 from training.timing import matmul_peak
@@ -230,7 +234,3 @@ def add_labels(axes: Axes, spots: dict[str, tuple[float, float]]) -> None:
                 break
         text.set_position(offset)
         taken.append(box)
-
-
-if __name__ == "__main__":
-    run_program(main)

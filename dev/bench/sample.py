@@ -11,6 +11,11 @@ all weights are read: how many tokens that allows follows from the speed of memo
 every round, too. A model small enough to stay in a cache can do better.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 import math
 import re
@@ -35,7 +40,7 @@ from dev.bench.machine import (
     memory_bandwidth,
 )
 from dev.download_starter_pack import STARTER
-from errors import RunError, UserError, at_least, run_program
+from errors import RunError, UserError, at_least
 from formats import llama2_c
 from formats.tokenizer_files import load_tokenizer
 from models import FAMILIES
@@ -277,7 +282,3 @@ def measure_llama2c(command: list[str]) -> Speeds:
     if not found:
         raise RunError(f"{command[0]} ended without its speed, and with: {run.stderr.strip()}")
     return math.nan, float(found[1])
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -9,6 +9,11 @@ the base's, times how many more operations there are in matrix products. For mem
 buffers, in which nothing grows faster than T; Python itself and tiles come on top.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 import statistics
 from collections.abc import Callable, Mapping
@@ -20,7 +25,7 @@ from tqdm import tqdm
 
 from adam import AdamW
 from dev.bench.machine import MIB, Worker, picture, use_threads
-from errors import at_least, run_program
+from errors import at_least
 from files import save_figure
 from models.gpt2 import GPT2, PRESETS, GPT2Config
 
@@ -171,7 +176,3 @@ def draw(
 
 def step_flops(size: Size) -> int:
     return size.config.step_flops(size.batch_size, size.config.seq_len)
-
-
-if __name__ == "__main__":
-    run_program(main)

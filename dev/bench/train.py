@@ -14,6 +14,11 @@ is the median over pairs of steps that ran one after the other.
 Steps of both in one process were measured, too, and were neither slower nor faster.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 import contextlib
 import statistics
@@ -27,7 +32,7 @@ from tqdm import tqdm
 
 from adam import AdamW
 from dev.bench.machine import MIB, Worker, has_torch, initial_weights, use_threads
-from errors import UserError, at_least, run_program
+from errors import UserError, at_least
 from models.gpt2 import GPT2, PRESETS
 from models.model import RECOMPUTE
 
@@ -176,7 +181,3 @@ def batch(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     vocab_size = PRESETS[args.preset].vocab_size
     tokens = np.random.default_rng(0).integers(0, vocab_size, (args.batch_size, args.seq_len))
     return tokens, np.roll(tokens, -1)
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -3,13 +3,17 @@
 It needs no download: `pydoc_data` is what `help("while")` prints from.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 import re
 from pathlib import Path
 from pydoc_data.topics import topics
 
 from dev.data.corpus import DATA, add_options, split_documents, write_corpus
-from errors import run_program
 
 DEFAULT_TOKENIZER = "bpe:2048"
 
@@ -44,7 +48,3 @@ def main() -> None:
     add_options(parser, DEFAULT_TOKENIZER, DATA / "pydocs")
     arguments = parser.parse_args()
     prepare(arguments.out, arguments.tokenizer)
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -3,11 +3,16 @@
 Each file is a document. One in ten is for validation; of fewer than ten, the last tenth of each.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 from pathlib import Path
 
 from dev.data.corpus import DATA, add_options, split_documents, write_corpus
-from errors import UserError, run_program
+from errors import UserError
 from files import decode_text
 
 
@@ -41,7 +46,3 @@ def main() -> None:
     train, val = split_documents(read_documents(arguments.paths))
     out = arguments.out or DATA / arguments.paths[0].resolve().stem
     write_corpus(train, val, out, arguments.tokenizer)
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -4,11 +4,15 @@ Each speech is a document, as in llm.c: the token that begins a text then comes 
 small a corpus that a model learns to begin from it. The last tenth of the plays is for validation.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 from pathlib import Path
 
 from dev.data.corpus import DATA, add_options, source_file, write_corpus
-from errors import run_program
 from files import decode_text
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -29,7 +33,3 @@ def main() -> None:
     speeches = [f"{speech}\n\n" for speech in decode_text(path.read_bytes(), path).split("\n\n")]
     cut = len(speeches) * 9 // 10
     write_corpus(speeches[:cut], speeches[cut:], arguments.out, arguments.tokenizer)
-
-
-if __name__ == "__main__":
-    run_program(main)

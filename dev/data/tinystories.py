@@ -10,12 +10,16 @@ Source: Eldan and Li 2023 (arXiv 2305.07759); llama2.c, README, "custom tokenize
 read one by one, never all at once.
 """
 
+if __name__ == "__main__":
+    from errors import run_file
+
+    run_file(__file__)  # imports this file, calls its main, and ends
+
 import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dev.data.corpus import DATA, add_options, source_file, write_corpus
-from errors import run_program
 from files import decode_text
 
 URL = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4"
@@ -69,7 +73,3 @@ def main() -> None:
         train = Stories(source_file(None, f"{URL}-train.txt"))
         val = Stories(source_file(None, f"{URL}-valid.txt"))
     write_corpus(train, val, arguments.out, arguments.tokenizer)
-
-
-if __name__ == "__main__":
-    run_program(main)

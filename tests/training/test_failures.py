@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import files
+import train
 from adam import AdamW
 from errors import FormatError
 from formats.checkpoint import read_meta
@@ -14,7 +15,15 @@ from runs import SMALL, checkpoints, losses, rows
 from training.report import Log
 from training.run import Run
 
+DRAW = Log.draw
 STEPS = ["--steps", 12, "--val-every", 5, "--save-every", 4, "--sample-every", 3]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Without what takes longer than all else here."""
+    monkeypatch.setattr(train, "matmul_peak", lambda: 1.0)
+    monkeypatch.setattr(Log, "draw", lambda *_: None)
 
 
 @pytest.fixture
@@ -174,7 +183,8 @@ def test_a_log_that_is_taken_away_or_changed_is_written_anew(
     check_same(tmp_path / "run", whole)
 
 
-def test_a_picture_that_cannot_be_drawn_is_a_line(program, small, whole, tmp_path):
+def test_a_picture_that_cannot_be_drawn_is_a_line(program, small, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(Log, "draw", DRAW)
     picture = tmp_path / "run" / "loss.png"
     picture.mkdir(parents=True)
     status, _, err = program("gpt2_train", *small, *STEPS)
