@@ -164,10 +164,7 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
         raise UserError(f"there is no model {path}")
     meta = read_meta(path) if _is_checkpoint(path) else {}
     weights = _from_checkpoint(path, meta) if meta else _read_weights(path)
-    try:
-        config = FAMILIES[weights.kind].config(**weights.config)
-    except UserError as error:
-        raise FormatError(f"{path} holds a model that cannot be: {error}") from None
+    config = _make_config(path, weights.kind, weights.config)
     positions = meta.get("positions", config.seq_len)
     if type(positions) is not int or not 1 <= positions <= config.seq_len <= MOST_POSITIONS:
         raise FormatError(f"{path} has {positions!r} of {config.seq_len} positions; it is damaged")
@@ -270,7 +267,7 @@ def _is_checkpoint(path: Path) -> bool:
 def _from_checkpoint(path: Path, meta: Mapping[str, Any]) -> Weights:
     try:
         kind, numbers = meta["model"], meta["config"]
-        config = FAMILIES[kind].config(**numbers)
+        config = _make_config(path, kind, numbers)
         tokenizer = tokenizer_from_bytes(meta["tokenizer"].encode("latin-1"), path)
     except (KeyError, TypeError, AttributeError, UnicodeError) as error:
         raise FormatError(
@@ -284,6 +281,13 @@ def _from_checkpoint(path: Path, meta: Mapping[str, Any]) -> Weights:
         for name, shape in _shapes(config).items()
     }
     return Weights(FORMAT, kind, numbers, tensors, tokenizer)
+
+
+def _make_config(path: Path, kind: str, numbers: Mapping[str, Any]) -> Any:
+    try:
+        return FAMILIES[kind].config(**numbers)
+    except UserError as error:
+        raise FormatError(f"{path} holds a model that cannot be: {error}") from None
 
 
 def _shapes(config: Any) -> Shapes:

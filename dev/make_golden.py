@@ -4,7 +4,8 @@
 
 `tests/test_golden.py` compares with the *.npz files, so that whoever has no PyTorch can still see
 that every gradient is right. The reference computes in float64 and on one thread: running this
-again gives the same numbers. `tests/formats/test_torch_pickle.py` reads torch_save.pt.
+again gives the same numbers. `tests/formats/test_torch_pickle.py` reads torch_save.pt, and
+`tests/faults/test_mutants.py` the models nanogpt.pt and meta.pth.
 """
 
 from argparse import Namespace
@@ -24,6 +25,8 @@ from dev.torch_models import (
     random_weights,
     train_losses,
 )
+from formats.state_dict import META, NANOGPT, Naming, to_theirs
+from formats.weights import Parts, Weights
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 
@@ -104,6 +107,13 @@ def checkpoint() -> dict[str, Any]:
     }
 
 
+def state_of(kind: str, config: GPT2Config | Llama2Config, naming: Naming) -> dict[str, Any]:
+    """The state dict of a random model, by somebody's names."""
+    tensors = {name: Parts.of(name, tensor) for name, tensor in random_weights(config).items()}
+    theirs = to_theirs(Weights("", kind, vars(config), tensors), naming)
+    return {name: torch.tensor(parts[0]) for name, parts in theirs.items()}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     GOLDEN.mkdir(exist_ok=True)
@@ -112,6 +122,11 @@ def main() -> None:
         np.savez_compressed(path, **golden(*case))
         print(f"{path}: {path.stat().st_size:,} bytes")
     torch.save(checkpoint(), GOLDEN / "torch_save.pt")
+    numbers = {"block_size": 4, "vocab_size": 5, "n_layer": 1, "n_head": 1, "n_embd": 4}
+    state = state_of("gpt2", GPT2Config(4, 5, 1, 1, 4), NANOGPT)
+    torch.save({"model": state, "model_args": numbers}, GOLDEN / "nanogpt.pt")
+    llama = Llama2Config(4, 4, 1, 1, 1, 5, tied=False)
+    torch.save(state_of("llama2", llama, META), GOLDEN / "meta.pth")
 
 
 if __name__ == "__main__":

@@ -171,6 +171,8 @@ def find_array(path: Path, name: str, size: int, dtype: np.typing.DTypeLike) -> 
         with archive.open(info) as member:
             _check_array(path, name, member, size, dtype)
             header_size = member.tell()
+            if info.file_size < header_size + size * np.dtype(dtype).itemsize:
+                raise FormatError(f"{path}: {name} ends too early; go back to a copy")
             _skip(member)
         if info.compress_type != zipfile.ZIP_STORED:
             raise FormatError(f"{path} was compressed by somebody; go back to a copy")

@@ -1,0 +1,184 @@
+"""Mutants of every kind of file that is read here: read or refused, soon, in little memory.
+
+A hundred of each kind, or as many as the environment variable MUTANTS says; SEED decides which.
+"""
+
+import contextlib
+import io
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mutants import check_mutants
+
+from convert import TARGETS
+from dataloader import DataLoader, write_shard
+from formats import hf_tokenizer, huggingface
+from formats.tokenizer_files import load_tokenizer
+from formats.weights import Parts, Weights
+from load import open_model
+from models import FAMILIES
+from models.gpt2 import GPT2Config
+from models.llama2 import Llama2Config
+from tokenizer import BYTE_PIECES, SPECIAL_PIECES, LlamaTokenizer, train_bpe
+from training.report import COLUMNS, Log
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+TEXT = "abab  aa naïve 😀"
+PIECES = [" ", "a", "b", "ab", " ab", "é"]
+TOKENIZERS = {
+    "gpt2": train_bpe(TEXT * 3, 6),
+    "llama2": LlamaTokenizer(
+        [*SPECIAL_PIECES, *BYTE_PIECES, *map(str.encode, PIECES)],
+        [0.0] * 259 + [-4.0, -5.0, -6.0, -1.0, -2.0, -7.0],
+    ),
+}
+SIZES = {kind: each.vocab_size for kind, each in TOKENIZERS.items()}
+CONFIGS = {
+    "gpt2": GPT2Config(4, SIZES["gpt2"], num_layers=2, num_heads=1, channels=4),
+    "llama2": Llama2Config(4, 4, 2, 1, 1, SIZES["llama2"], seq_len=4, tied=False),
+}
+
+
+def small_model(kind):
+    config = CONFIGS[kind]
+    params = FAMILIES[kind].model(config).params
+    tensors = {name: Parts.of(name, tensor) for name, tensor in params}
+    tensors["wte"] = Parts.of("wte", params.wte[: config.vocab_size])
+    return Weights("", kind, vars(config), tensors, TOKENIZERS[kind])
+
+
+# Of each kind of file one into a folder; what is returned is what a person would name.
+
+
+def write_model(kind, target, folder):
+    write, dtypes = TARGETS[target]
+    path = folder if target == "huggingface" else folder / "model"
+    write(path, small_model(kind), dtypes[-1])
+    return path
+
+
+def write_several_files(folder):
+    huggingface.write(folder, small_model("llama2"), largest_file=2000)
+    return folder
+
+
+def copy_nanogpt(folder):
+    return shutil.copy(GOLDEN / "nanogpt.pt", folder / "ckpt.pt")
+
+
+def copy_meta(folder):
+    shutil.copy(GOLDEN / "meta.pth", folder / "consolidated.00.pth")
+    numbers = {"dim": 4, "n_layers": 1, "n_heads": 1, "vocab_size": 5, "norm_eps": 1e-5}
+    (folder / "params.json").write_text(json.dumps(numbers), encoding="utf-8")
+    return folder
+
+
+def save_tokenizer(kind, folder):
+    TOKENIZERS[kind].save(folder / "tokenizer")
+    return folder / "tokenizer"
+
+
+def write_tokenizer_json(kind, folder):
+    hf_tokenizer.write(folder, TOKENIZERS[kind])
+    (folder / "tokenizer_config.json").unlink()
+    return folder / "tokenizer.json"
+
+
+def write_vocab_json(folder):
+    content = json.loads(write_tokenizer_json("gpt2", folder).read_bytes())["model"]
+    merges = "\n".join(map(" ".join, content["merges"]))
+    (folder / "tokenizer.json").rename(folder / "vocab.json")
+    (folder / "vocab.json").write_text(json.dumps(content["vocab"]), encoding="utf-8")
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+    return folder / "vocab.json"
+
+
+def train_sentencepiece(folder):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    settings = {"vocab_size": 275, "character_coverage": 1.0, "byte_fallback": True}
+    with (folder / "tokenizer.model").open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([TEXT]),
+            model_writer=file,
+            model_type="bpe",
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            minloglevel=2,
+            **settings,
+        )
+    return folder / "tokenizer.model"
+
+
+MODELS = {
+    f"{kind}-{target}": partial(write_model, kind, target)
+    for kind, other in (("gpt2", "llama2.c"), ("llama2", "llm.c"))
+    for target in TARGETS
+    if not target.startswith(other)  # which knows only the other kind
+}
+MODELS |= {"several-files": write_several_files, "nanogpt": copy_nanogpt, "meta": copy_meta}
+TOKENIZER_FILES = {
+    "tiktoken": partial(save_tokenizer, "gpt2"),
+    "tokenizer.bin": partial(save_tokenizer, "llama2"),
+    "gpt2-tokenizer.json": partial(write_tokenizer_json, "gpt2"),
+    "llama2-tokenizer.json": partial(write_tokenizer_json, "llama2"),
+    "vocab.json": write_vocab_json,
+    "sentencepiece": train_sentencepiece,
+}
+
+
+@pytest.mark.parametrize("write", MODELS.values(), ids=MODELS)
+def test_models(tmp_path, chance, write):
+    check_mutants(tmp_path, partial(use_model, write(tmp_path)), chance)
+
+
+def use_model(path):
+    source = open_model(path)
+    for parts in source.weights.tensors.values():
+        for part in parts:
+            assert part.dtype == parts.dtype
+            assert part.shape == parts.shape[len(parts.shape) - part.ndim :]
+    if source.tokenizer:
+        use_tokenizer(source.tokenizer)
+
+
+@pytest.mark.parametrize("write", TOKENIZER_FILES.values(), ids=TOKENIZER_FILES)
+def test_tokenizers(tmp_path, chance, write):
+    path = write(tmp_path)
+    check_mutants(tmp_path, lambda: use_tokenizer(load_tokenizer(path)), chance)
+
+
+def use_tokenizer(tokenizer):
+    tokens = tokenizer.encode(TEXT)
+    assert all(0 <= token < tokenizer.vocab_size for token in tokens)
+    assert tokenizer.decode(tokens) == TEXT
+    tokenizer.to_bytes()
+
+
+@pytest.mark.parametrize("checksum", [True, False], ids=["", "as llm.c has it"])
+def test_shards(tmp_path, chance, checksum):
+    path = tmp_path / "train_000000.bin"
+    write_shard(path, np.arange(80))
+    if not checksum:
+        data = path.read_bytes()
+        path.write_bytes(data[:12] + bytes(4) + data[16:])
+    check_mutants(tmp_path, partial(read_batches, path), chance)
+
+
+def read_batches(path):
+    batches = DataLoader(path, 4, 5, vocab_size=90)
+    for _ in range(len(batches)):
+        tokens, targets = batches.next_batch()
+        assert max(tokens.max(), targets.max()) < 90
+
+
+def test_logs(tmp_path, chance):
+    log = Log(tmp_path / "log.csv", 0)
+    for step in range(1, 9):
+        log.rows.append(dict.fromkeys(COLUMNS, 0.5) | {"step": step, "rollbacks": 0})
+    log.store()
+    with contextlib.redirect_stderr(io.StringIO()):  # it says how many rows are missing
+        check_mutants(tmp_path, lambda: Log(tmp_path / "log.csv", 8), chance)
