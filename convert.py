@@ -106,6 +106,8 @@ def main() -> None:
         write(output, watched(weights, bar), dtype)
     numbers = f" in {dtype}" if len(TARGETS[to].dtypes) > 1 else ""
     print(f"wrote {output}: {FAMILIES[source.kind].title}{numbers}, for {to}")
+    if weights.note:
+        print(weights.note)
     if weights.config["seq_len"] < source.config.seq_len:
         print(f"it has the {positions} of {source.config.seq_len} positions that were trained")
     if not tokenizer:
@@ -160,6 +162,8 @@ def describe(source: Source) -> None:
     known = f"{tokenizer.vocab_size:,} tokens: " if tokenizer else "unknown: "
     size = sum(math.prod(parts.shape) for parts in weights.tensors.values())
     print(f"format      {weights.format}")
+    if weights.note:
+        print(f"note        {weights.note}")
     print(f"model       {FAMILIES[source.kind].title}, {size:,} parameters")
     for name, value in asdict(source.config).items():
         print(f"  {name:<14} {value}")

@@ -32,17 +32,20 @@ from tokenizer import Tokenizer
 SAMPLER_ROWS = 512
 
 
-# What a tokenizer's file may be called that lies beside a model: the first two for the model's file
-# called `stem`, as convert.py writes them, the third for a model of N tokens.
+# What a tokenizer's file may be called that lies beside a model: the first three for the model's
+# file called `stem`, as convert.py writes them, the fourth for a model of N tokens.
 TOKENIZERS = (
     "{stem}.tokenizer.tiktoken",
     "{stem}.tokenizer.bin",
+    "{stem}.characters.json",
     "tok{N}.bin",
     "tokenizer.bin",
     "tokenizer.tiktoken",
     "tokenizer.model",
     "tokenizer.json",
     "vocab.json",
+    "characters.json",
+    "meta.pkl",
 )
 GPT2_TOKENS = 50257
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from errors import UserError, at_least
 from files import decode_text
+from formats.tokenizer_files import FILES
 from load import open_model
 from sampler import Chat, Settings, Stats, generate_many
 
@@ -94,7 +95,7 @@ def main() -> None:
     if tokenizer is None:
         raise UserError(
             f"{args.model} does not say how it writes text ({source.tokenizer_source}); give its "
-            "--tokenizer: gpt2, or a .tiktoken, tokenizer.bin, .model or tokenizer.json file"
+            f"--tokenizer: gpt2, or a {FILES}"
         )
     if args.chat:
         chat = Chat(source.load(), tokenizer, args.system, args.max_tokens, rng, **settings)
@@ -138,8 +139,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--tokenizer",
         metavar="NAME",
         help="gpt2, or a file: .tiktoken, llama2.c's tokenizer.bin, SentencePiece's .model, "
-        "Hugging Face's tokenizer.json, or another model (default: the one in the model's file or "
-        "beside it)",
+        "Hugging Face's tokenizer.json, nanoGPT's meta.pkl, or another model (default: the one in "
+        "the model's file or beside it)",
     )
 
     prompt = parser.add_argument_group("what to continue (default: begin a new text)")

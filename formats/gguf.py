@@ -37,6 +37,7 @@ from tokenizer import (
     FIRST_PIECE,
     SPECIAL_PIECES,
     BytePairTokenizer,
+    CharTokenizer,
     LlamaTokenizer,
     Tokenizer,
 )
@@ -514,6 +515,11 @@ def _add_tokenizer(writer: Any, path: Path, weights: Weights) -> None:
         raise UserError(
             f"cannot write {path}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the "
             f"model {vocab_size:,}; give the --tokenizer that it was trained with"
+        )
+    if isinstance(tokenizer, CharTokenizer):
+        raise UserError(
+            f"cannot write {path}: no tokenizer of GGUF's has characters as its tokens; write a "
+            "folder for Hugging Face, or .npz"
         )
     add = _add_llama if isinstance(tokenizer, LlamaTokenizer) else _add_byte_pairs
     tokens = add(writer, tokenizer)

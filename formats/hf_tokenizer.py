@@ -1,8 +1,9 @@
 """Hugging Face's tokenizer.json, and GPT-2's vocab.json with merges.txt, which came before it.
 
-Handled are the two kinds that tokenizer.py has. GPT-2's kind is BPE on bytes, and every byte is
+Handled are the three kinds that tokenizer.py has. GPT-2's kind is BPE on bytes, and every byte is
 spelled as a printable character. Llama's kind is a SentencePiece model in the clothes of BPE: "▁"
-is a blank, and <0x00> to <0xFF> are the bytes of characters that are not in the vocabulary.
+is a blank, and <0x00> to <0xFF> are the bytes of characters that are not in the vocabulary. A
+vocabulary of characters is BPE without merges, which leaves out the characters that it has not.
 Refused: special tokens other than <|endoftext|> in GPT-2's kind, and than <unk>, <s> and </s> in
 Llama's; GPT-2's kind with ids that are not in the order of the merges; whatever else is done to a
 text before it is encoded. Not read: what is put around a text; here that is as in GPT-2 and Llama.
@@ -31,7 +32,15 @@ from typing import Any, AnyStr
 
 from errors import FormatError, UserError
 from files import replacing
-from tokenizer import END_OF_TEXT, FIRST_BYTE, FIRST_PIECE, SPECIAL_PIECES, Tokenizer
+from tokenizer import (
+    END_OF_TEXT,
+    FIRST_BYTE,
+    FIRST_PIECE,
+    SPECIAL_PIECES,
+    CharTokenizer,
+    Tokenizer,
+    without_surrogates,
+)
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -120,8 +129,10 @@ def _merged_last(
     return len(left) == len(right) == 1
 
 
-def read(data: bytes, source: str | Path) -> dict[bytes, int] | tuple[list[bytes], list[float]]:
-    """The ranks of a `BytePairTokenizer`, or the pieces and scores of a `LlamaTokenizer`.
+def read(
+    data: bytes, source: str | Path
+) -> dict[bytes, int] | tuple[list[bytes], list[float]] | str:
+    """What a tokenizer is made of: ranks, or pieces and scores, or characters.
 
     Args:
         data: the content of a tokenizer.json or a vocab.json, which begins with "{".
@@ -155,6 +166,8 @@ def read(data: bytes, source: str | Path) -> dict[bytes, int] | tuple[list[bytes
         if token not in (LLAMA_SPECIAL if llama else [END_OF_TEXT]):
             raise _unlike(source, f"the special token {shortened(token)}")
     steps = {key: content.get(key) for key in ("normalizer", "pre_tokenizer")}
+    if not (pairs or added or llama or any(steps.values())):
+        return _read_characters(tokens, source)
     if llama and model.get("ignore_merges"):
         raise _unlike(source, "the setting ignore_merges")
     if not (_makes_blanks_like_llama(**steps) if llama else _splits_like_gpt2(**steps)):
@@ -172,6 +185,9 @@ def write(folder: Path, tokenizer: Tokenizer) -> None:
     if hasattr(tokenizer, "ranks"):
         content = _gpt2_content(tokenizer.ranks)
         names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+    elif isinstance(tokenizer, CharTokenizer):
+        content = _content([*tokenizer.characters], [], special=[]) | {"decoder": {"type": "Fuse"}}
+        names = {}
     else:
         content = _llama_content(tokenizer.pieces, tokenizer.scores)
         names = dict(zip(("unk_token", "bos_token", "eos_token"), LLAMA_SPECIAL, strict=True))
@@ -318,6 +334,13 @@ def _read_llama(
         end = max(end, last[left + right])
         scores[texts[left + right]] = score
     return pieces, scores
+
+
+def _read_characters(tokens: list[str], source: str | Path) -> str:
+    text = "".join(tokens)
+    if not text or len(text) > len(tokens) or text != without_surrogates(text):
+        raise _unlike(source, "no merges, though its tokens are not characters")
+    return text
 
 
 def _gpt2_content(ranks: dict[bytes, int]) -> dict[str, Any]:

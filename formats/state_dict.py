@@ -3,7 +3,6 @@
 Whose names and layouts they are says a `Naming`, of which there are four. huggingface.py reads and
 writes with two of them. Read here: the ckpt.pt of nanoGPT and of llama2.c, and the folder that Meta
 hands out, params.json and consolidated.00.pth, and as many more as there were GPUs.
-nanoGPT's GELU is the exact one, and ours its usual approximation by tanh.
 Not handled: writing any of these; what has weights but no numbers, since no shape tells how many
 heads there are; Llama 3.1 and later, which scale their rotations.
 
@@ -176,7 +175,11 @@ def _nanogpt(path: Path, state: State, numbers: Mapping[str, Any]) -> Weights:
         shape = (GPT2_TOKENS, *wte.shape[1:])
         tensors["wte"] = Parts(shape, wte.dtype, [lambda: wte[0][:GPT2_TOKENS]])
         format += ", without the rows of wte for which there is no token"
-    return Weights(format, "gpt2", config, tensors)
+    note = (
+        "nanoGPT computes the exact GELU, and this project and its formats the usual approximation "
+        "by tanh: logits differ by up to about 0.001"
+    )
+    return Weights(format, "gpt2", config, tensors, note=note)
 
 
 def _llama2_c(path: Path, state: State, numbers: Mapping[str, Any]) -> Weights:

@@ -86,6 +86,8 @@ def tokenizer_from_bytes(data: bytes, source: str | Path) -> Tokenizer:
         table = hf_tokenizer.read(data, source)
         if isinstance(table, dict):
             return BytePairTokenizer(table)
+        if isinstance(table, str):
+            return CharTokenizer(table)
         pieces, scores = table
     elif data.startswith(characters.STARTS):
         return CharTokenizer(characters.read(data, source))

@@ -99,6 +99,7 @@ class Weights:
         tensors: by the names in models/, in any order. "wte" has as many rows as there
             are tokens: without padding.
         tokenizer: the model's, if the file has it.
+        note: what whoever converts the model should know.
     """
 
     format: str
@@ -106,6 +107,7 @@ class Weights:
     config: dict[str, Any]
     tensors: Mapping[str, Parts]
     tokenizer: Tokenizer | None = field(default=None, repr=False)
+    note: str = ""
 
 
 def as_type(part: np.ndarray, dtype: str, path: Path) -> np.ndarray:

@@ -12,8 +12,10 @@ from formats.weights import Parts, Weights
 from load import fill, open_model
 from models.gpt2 import GPT2, GPT2Config
 from models.llama2 import Llama2, Llama2Config
+from tokenizer import CharTokenizer
 
 BYTES = load_tokenizer("bytes")
+CHARS = CharTokenizer("\n“" + "".join(map(chr, range(0x4E00 - 250, 0x4E00 + 5))))
 # No two numbers are equal, so that none can stand in another's place unnoticed.
 GPT2_CONFIG = GPT2Config(seq_len=40, vocab_size=257, num_layers=2, num_heads=3, channels=24)
 LLAMA2 = {"dim": 48, "hidden_dim": 56, "num_layers": 2, "num_heads": 6, "num_kv_heads": 3}
@@ -32,7 +34,7 @@ EXACT = [
 ]
 
 
-def make_run(folder, config, largest=None, positions=None):
+def make_run(folder, config, largest=None, positions=None, tokenizer=BYTES):
     """A folder with a checkpoint of a random model, and the model's parameters."""
     model = (GPT2 if isinstance(config, GPT2Config) else Llama2)(config, seq_len=1)
     rng = np.random.default_rng(1)
@@ -44,7 +46,7 @@ def make_run(folder, config, largest=None, positions=None):
         model.params.wte[config.vocab_size :] = 0
         tensors["wte"] = Parts.of("wte", model.params.wte[: config.vocab_size])
     kind = "gpt2" if isinstance(config, GPT2Config) else "llama2"
-    weights = Weights("", kind, vars(config), tensors, BYTES)
+    weights = Weights("", kind, vars(config), tensors, tokenizer)
     write_checkpoint(folder / "checkpoint.npz", weights, "float32", positions)
     return model.params
 
@@ -158,6 +160,29 @@ def test_no_tokenizer_is_not_silent(program, starter, tmp_path):
     status, _, err = program("sample", tmp_path / "model.bin")
     assert status == 2
     assert "tokenizer.bin has 32,000 tokens, and the model 512); give its --tokenizer" in err
+
+
+@pytest.mark.parametrize("target", ["llm.np", "huggingface", "llm.c"])
+def test_characters_go_along(program, tmp_path, target):
+    make_run(tmp_path / "run", GPT2_CONFIG, tokenizer=CHARS)
+    path = tmp_path / OUTPUTS.get(target, "out.bin")
+    convert(program, tmp_path / "run", path, "--to", target)
+    assert open_model(path).tokenizer == CHARS
+    status, out, _ = program("sample", path, "--prompt", "“一", "--max-tokens", 9)
+    assert status == 0
+    assert out.startswith("“一")
+    assert program("sample", path)[0] == 0  # from a line end on
+    status, _, err = program("sample", path, "--prompt", "“a")
+    assert status == 2
+    assert "vocabulary of 257 characters has no 'a'" in err
+
+
+def test_gguf_has_no_characters(program, tmp_path):
+    make_run(tmp_path / "run", GPT2_CONFIG, tokenizer=CHARS)
+    status, _, err = program("convert", tmp_path / "run", tmp_path / "out.gguf")
+    assert status == 2
+    assert "no tokenizer of GGUF's has characters as its tokens; write a folder for Hugging" in err
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def test_a_slash_means_a_folder(program, tmp_path):

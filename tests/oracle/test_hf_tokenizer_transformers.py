@@ -8,7 +8,7 @@ import pytest
 
 from formats.hf_tokenizer import write
 from formats.tokenizer_files import load_tokenizer
-from tokenizer import BytePairTokenizer, LlamaTokenizer, Tokenizer, train_bpe
+from tokenizer import BytePairTokenizer, CharTokenizer, LlamaTokenizer, Tokenizer, train_bpe
 
 transformers = pytest.importorskip("transformers")
 
@@ -133,6 +133,20 @@ def test_merges_are_those_of_their_converter(ours, folder):
         model = json.loads((folder / "tokenizer.json").read_bytes())["model"]
         scores = dict(zip(model["vocab"], ours.scores, strict=True))
         assert [tuple(pair) for pair in model["merges"]] == generate_merges(model["vocab"], scores)
+
+
+def test_characters(tmp_path):
+    ours = CharTokenizer("".join(sorted(set("".join(TEXTS)))))
+    write(tmp_path / "written", ours)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "written")
+    theirs.save_pretrained(tmp_path / "saved")
+    for folder in ("written", "saved"):
+        assert load_tokenizer(tmp_path / folder / "tokenizer.json") == ours
+    assert len(theirs) == ours.vocab_size
+    for text in TEXTS:
+        tokens = ours.encode(text)
+        assert theirs.encode(text) == tokens, text
+        assert theirs.decode(tokens, skip_special_tokens=True) == text
 
 
 def test_the_older_files_of_gpt2_are_read(starter, tmp_path):

@@ -5,6 +5,7 @@ tensors' names and what is computed with them go.
 """
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -163,8 +164,9 @@ def test_transformers_gets_the_positions_that_were_trained(program, tmp_path, co
 class NanoGPT(nn.Module):
     """nanoGPT's names; source: nanoGPT, model.py."""
 
-    def __init__(self, config, bias=True):
+    def __init__(self, config, bias=True, gelu="tanh"):
         super().__init__()
+        self.gelu = gelu  # nanoGPT's own is the exact one, "none"
         C = config.channels
         self.num_heads = config.num_heads
         self.transformer = nn.ModuleDict(
@@ -202,7 +204,7 @@ class NanoGPT(nn.Module):
             )
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             x = x + block.attn.c_proj(out.transpose(1, 2).flatten(2))
-            hidden = F.gelu(block.mlp.c_fc(block.ln_2(x)), approximate="tanh")
+            hidden = F.gelu(block.mlp.c_fc(block.ln_2(x)), approximate=self.gelu)
             x = x + block.mlp.c_proj(hidden)
         return self.lm_head(self.transformer.ln_f(x))
 
@@ -231,6 +233,66 @@ def test_nanogpts_checkpoint_is_read(tmp_path, bias, prefix):
     assert weights.format == "nanoGPT checkpoint"
     assert weights.config == dict(vars(config))
     assert_logits_agree(weights, model)
+
+
+@pytest.fixture(scope="module")
+def shakespeare(starter, tmp_path_factory):
+    """A character model of nanoGPT, trained for a moment, and its folder."""
+    text = (starter / "tinyshakespeare.txt").read_text(encoding="utf-8")
+    chars = sorted(set(text))
+    stoi = {ch: i for i, ch in enumerate(chars)}
+    meta = {"vocab_size": len(chars), "itos": dict(enumerate(chars)), "stoi": stoi}
+    data = torch.tensor([stoi[c] for c in text])
+    config = GPT2Config(seq_len=32, vocab_size=65, num_layers=2, num_heads=2, channels=32)
+    torch.manual_seed(0)
+    model = NanoGPT(config, gelu="none")
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.02)
+        else:
+            nn.init.constant_(parameter, float("ln" in name and name.endswith("weight")))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(200):
+        starts = torch.randint(len(data) - 32, (12, 1)) + torch.arange(33)
+        logits = model(data[starts][:, :-1])
+        optimizer.zero_grad()
+        F.cross_entropy(logits.flatten(0, 1), data[starts][:, 1:].flatten()).backward()
+        optimizer.step()
+    args = {"block_size": 32, "vocab_size": 65, "n_layer": 2, "n_head": 2, "n_embd": 32}
+    folder = tmp_path_factory.mktemp("out-shakespeare-char")
+    torch.save({"model": model.state_dict(), "model_args": args}, folder / "ckpt.pt")
+    with (folder / "meta.pkl").open("wb") as file:
+        pickle.dump(meta, file)
+    return folder, model, data
+
+
+def test_nanogpts_character_model_speaks(program, shakespeare):
+    folder, model, data = shakespeare
+    said = data[:20].tolist()
+    with torch.no_grad():
+        for _ in range(12):
+            said.append(model(torch.tensor([said]))[0, -1].argmax().item())
+    tokenizer = open_model(folder).tokenizer
+    arguments = ["--prompt", tokenizer.decode(said[:20]), "--temperature", 0, "--max-tokens", 12]
+    status, out, _ = program("sample", folder, *arguments)
+    assert status == 0
+    assert out == tokenizer.decode(said) + "\n"
+
+
+def test_nanogpts_own_gelu_makes_the_difference_that_is_told(program, shakespeare, tmp_path):
+    folder, model, data = shakespeare
+    source = open_model(folder)
+    tokens = data[:320].view(10, 32)
+    with torch.no_grad():
+        theirs = model(tokens).numpy()
+    ours = source.load(10).forward(tokens.numpy())
+    assert 1e-4 < np.abs(ours - theirs).max() < 2e-3
+    assert np.abs(ours - theirs).mean() < 2e-4
+    for arguments in ([folder], [folder, tmp_path / "out.npz"]):
+        status, out, _ = program("convert", *arguments)
+        assert status == 0
+        assert "logits differ by up to about 0.001" in out
+    assert "GELU" not in program("convert", tmp_path / "out.npz")[1]
 
 
 # llama2.c and Meta
