@@ -19,7 +19,7 @@ from formats.checkpoint import save_checkpoint
 from formats.state_dict import HUGGINGFACE_LLAMA, to_theirs
 from formats.tokenizer_files import load_tokenizer
 from formats.weights import Parts, Weights
-from load import fill, open_model, save_model, tokenizer_of
+from load import open_model, save_model, tokenizer_of
 from models import FAMILIES
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2, Llama2Config
