@@ -17,10 +17,11 @@ train: $(VENV)/train
 test: $(VENV)/test
 	$(BIN)/python -m pytest --numprocesses auto
 
-# make faults KILLS=1000 SEED=7
+# make faults KILLS=1000 MUTANTS=10000 SEED=7
 faults: KILLS ?= 200
+faults: MUTANTS ?= 2000
 faults: $(VENV)/test
-	KILLS=$(KILLS) $(BIN)/python -m pytest tests/faults --capture=no
+	KILLS=$(KILLS) MUTANTS=$(MUTANTS) $(BIN)/python -m pytest tests/faults --capture=no
 
 gradcheck: $(VENV)/train
 	$(BIN)/python gradcheck.py

@@ -8,7 +8,7 @@ import pytest
 if sys.platform == "win32":  # which has neither these signals nor a way to copy a process
     collect_ignore_glob = ["test_*.py"]
 else:
-    pytest.register_assert_rewrite("harness")
+    pytest.register_assert_rewrite("harness", "mutants")
     from harness import SEED, Trainer
 
 
