@@ -1,5 +1,8 @@
 """What goes wrong beside the training: a file that is held, a failure that ends the run."""
 
+import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,9 @@ import train
 from adam import AdamW
 from errors import FormatError
 from formats.checkpoint import read_meta
+from load import open_model
 from models import gpt2
-from runs import SMALL, checkpoints, losses, rows
+from runs import SMALL, checkpoints, losses, rows, start
 from training.report import Log
 from training.run import Run
 
@@ -308,3 +312,36 @@ def test_an_output_that_takes_no_more_stops_the_run(program, small, tmp_path, mo
     assert status == 130
     assert err.startswith("stopped after step 4, which is saved; go on with: ")
     assert checkpoints(tmp_path / "run") == {"checkpoint.npz": 4}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals to send")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_before_the_first_step_ends_at_once(program, small, monkeypatch, name):
+    number = getattr(signal, name)
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("runs under nohup")
+    monkeypatch.setattr(train, "matmul_peak", lambda: os.kill(os.getpid(), number))
+    status, _, err = program("gpt2_train", *small, *STEPS)
+    assert (status, err) == (130, "interrupted\n")
+    monkeypatch.setattr(train, "matmul_peak", lambda: 1.0)
+    assert program("gpt2_train", *small, "--steps", 1)[::2] == (0, "")
+
+
+def test_a_second_run_in_a_folder_is_refused(program, small, corpus, whole, tmp_path, monkeypatch):
+    """Whether it is to begin there or to go on; whoever only reads is let in."""
+    run, others, models = tmp_path / "run", [], []
+    second = ["--data", corpus, "--out", run, "--batch-size", 4, "--seq-len", 16]
+
+    def read():
+        others.append(start("--resume", run, "--steps", 20).communicate(timeout=60))
+        models.append(open_model(run).load())
+
+    def begin():
+        others.append(start(*second).communicate(timeout=60))
+
+    between_steps(monkeypatch, step_3=begin, step_5=read)
+    assert program("gpt2_train", *small, *STEPS)[::2] == (0, "")
+    for _, err in others:
+        assert err == f"error: a run is going on in {run}; wait for its end, or stop it first\n"
+    assert (len(others), len(models)) == (2, 1)
+    check_same(run, whole)
