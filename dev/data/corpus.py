@@ -1,15 +1,22 @@
 """What the scripts in this folder share: from documents to the files that training reads.
 
 A corpus is a folder of train_000000.bin, val_000000.bin (and further shards) and the tokenizer they
-were encoded with, tokenizer.tiktoken or tokenizer.bin. In front of each document stands the token
-that begins a text, as in llm.c's and llama2.c's corpora, so that a model knows where a text begins
-and can be asked to begin one.
+were encoded with, tokenizer.tiktoken, tokenizer.bin or characters.json. In front of each document
+stands the token that begins a text, as in llm.c's and llama2.c's corpora, so that a model knows
+where a text begins and can be asked to begin one.
+
+Documents are read anew whenever they are gone through, one by one, so that gigabytes of them need
+little memory.
 """
 
 import argparse
+import re
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,31 +24,41 @@ from tqdm import tqdm
 from dataloader import write_shard
 from dev.download import download
 from errors import UserError
+from files import decode_text
+from formats.tokenizer_files import KINDS
 from load import tokenizer_of
-from tokenizer import BytePairTokenizer, LlamaTokenizer, Tokenizer, train_bpe
+from tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer, train_bpe
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 SHARD_TOKENS = 100_000_000
 BPE_CHARACTERS = 20_000_000  # more text hardly changes the vocabulary, and takes longer
+MOST_TOKENS = 65536  # that the 16 bits of a token file can tell apart
+BLOCK_BYTES = 1 << 20
+END_MARKS = END_OF_TEXT, "</s>"  # which other programs put between documents
 
 
-def add_options(parser: argparse.ArgumentParser, tokenizer: str, out: Path | None) -> None:
+def add_options(parser: argparse.ArgumentParser, tokenizer: str, name: str) -> None:
     """The options that every script has, with their defaults for this one."""
     parser.add_argument(
         "--tokenizer",
         default=tokenizer,
         help="gpt2, bytes, a .tiktoken, tokenizer.bin, .model or tokenizer.json file, a model's "
-        "file or folder, or bpe:N to train N merges on the training split (default: "
-        "%(default)s)",
+        "file or folder, bpe:N to train N merges on the training split, or chars for the "
+        "characters of the training split (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
         type=Path,
-        default=out,
         metavar="DIR",
-        help="folder for the corpus (default: "
-        + ("%(default)s)" if out else "data/NAME, NAME being the first PATH's)"),
+        help=f"folder for the corpus (default: data/{name}, with --tokenizer chars "
+        f"data/{name}-chars)",
     )
+
+
+def folder_of(name: str, arguments: argparse.Namespace) -> Path:
+    """The folder for the corpus, which by default is called `name`."""
+    suffix = "-chars" if arguments.tokenizer == "chars" else ""
+    return arguments.out or DATA / f"{name}{suffix}"
 
 
 def source_file(given: Path | None, url: str) -> Path:
@@ -61,15 +78,46 @@ def source_file(given: Path | None, url: str) -> Path:
     return path
 
 
-def split_documents(documents: list[str]) -> tuple[list[str], list[str]]:
+def pieces(path: Path, separator: str) -> Iterator[str]:
+    """The texts between separators in a file, which is read block by block.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    ends = rb"\r?\n".join(map(re.escape, separator.encode().split(b"\n")))
+    offset, rest = 0, b""
+    with path.open("rb") as file:
+        # As much as was left without a separator, so that a long text is not searched too often.
+        while block := file.read(max(BLOCK_BYTES, len(rest))):
+            data, start = rest + block, 0
+            for end in re.finditer(ends, data):
+                yield decode_text(data[start : end.start()], path, offset + start)
+                start = end.end()
+            offset, rest = offset + start, data[start:]
+    yield decode_text(rest, path, offset)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The documents whose numbers, counted from 0, are kept."""
+
+    documents: Iterable[str]
+    keep: Callable[[int], bool]
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for number, text in enumerate(self.documents) if self.keep(number))
+
+
+def split_documents(documents: Iterable[str]) -> tuple[Iterable[str], Iterable[str]]:
     """Training and validation documents: one in ten is for validation.
 
     Of fewer than ten, the last tenth of each is, cut at a line end if there is one nearby.
     """
-    if len(documents) >= 10:
-        return [text for i, text in enumerate(documents) if i % 10 != 5], documents[5::10]
+    first = list(islice(documents, 10))
+    if len(first) == 10:
+        return Kept(documents, lambda i: i % 10 != 5), Kept(documents, lambda i: i % 10 == 5)
     train, val = [], []
-    for text in documents:
+    for text in first:
         end = len(text) * 9 // 10
         cut = text.rfind("\n", end // 2, end) + 1 or end
         train.append(text[:cut])
@@ -78,10 +126,10 @@ def split_documents(documents: list[str]) -> tuple[list[str], list[str]]:
 
 
 def write_corpus(train: Iterable[str], val: Iterable[str], folder: Path, tokenizer: str) -> None:
-    """Write the corpus into `folder`, in the place of one that was there, and say so in one line.
+    """Write the corpus into `folder`, in the place of one that was there, and say what it is.
 
     Args:
-        train, val: the documents; `train` is gone through twice if a vocabulary is trained on it.
+        train, val: the documents; `train` is gone through twice if a vocabulary is made of it.
         tokenizer: as in `--tokenizer`.
 
     Raises:
@@ -90,6 +138,8 @@ def write_corpus(train: Iterable[str], val: Iterable[str], folder: Path, tokeniz
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder for the corpus")
     vocabulary = _make_tokenizer(tokenizer, train)
+    left_out, marks = Counter(), Counter()
+    train, val = (_encodable(split, vocabulary, left_out, marks) for split in (train, val))
     folder.mkdir(parents=True, exist_ok=True)
     # A run that fails half-way leaves the corpus that was there before.
     with tempfile.TemporaryDirectory(dir=folder) as name:
@@ -98,8 +148,7 @@ def write_corpus(train: Iterable[str], val: Iterable[str], folder: Path, tokeniz
         num_val = _write_shards(val, temporary, "val", vocabulary)
         vocabulary.save(temporary / vocabulary.file_name)
         # A folder is a corpus once it has its tokenizer, which goes first and comes last.
-        tokenizers = (BytePairTokenizer.file_name, LlamaTokenizer.file_name)
-        patterns = (*tokenizers, "train_*.bin", "val_*.bin")
+        patterns = (*(kind.file_name for kind in KINDS), "train_*.bin", "val_*.bin")
         for pattern in patterns:
             for old in folder.glob(pattern):
                 old.unlink()
@@ -110,21 +159,72 @@ def write_corpus(train: Iterable[str], val: Iterable[str], folder: Path, tokeniz
         f"{folder}: {num_train:,} tokens to train on, {num_val:,} to validate with, "
         f"vocabulary of {vocabulary.vocab_size:,}"
     )
+    if left_out:
+        shown = " ".join(repr(character) for character, _ in left_out.most_common(10))
+        print(
+            f"left out were {left_out.total():,} characters that the vocabulary has not: {shown}"
+            + (" ..." if len(left_out) > 10 else "")
+        )
+    for mark, count in marks.items():
+        print(
+            f"the text has {mark} {count:,} times, which is learnt as plain text; textfile.py "
+            f'--split-on "{mark}" makes documents of it'
+        )
 
 
 def _make_tokenizer(name: str, train: Iterable[str]) -> Tokenizer:
-    kind, _, merges = name.partition(":")
-    if kind != "bpe":
+    if name == "chars":
+        tokenizer = CharTokenizer(_characters(train))
+    elif name.startswith("bpe:"):
+        return _train_bpe(name, train)
+    else:
         tokenizer = tokenizer_of(name)
-        if tokenizer.vocab_size > 65536:
-            raise UserError(
-                f"{name} has {tokenizer.vocab_size:,} tokens, and a token file can tell 65,536 "
-                "apart; use a smaller vocabulary"
-            )
-        return tokenizer
-    if not (merges.isdecimal() and int(merges) <= 65536 - 257):
-        raise UserError(f"{name} must be bpe: and a number of merges from 0 to {65536 - 257}")
-    return train_bpe(_first_characters(train, BPE_CHARACTERS), int(merges))
+    if tokenizer.vocab_size > MOST_TOKENS:
+        raise UserError(
+            f"{name} has {tokenizer.vocab_size:,} tokens, and a token file can tell "
+            f"{MOST_TOKENS:,} apart; use a smaller vocabulary"
+        )
+    return tokenizer
+
+
+def _train_bpe(name: str, train: Iterable[str]) -> Tokenizer:
+    merges, most = name.removeprefix("bpe:"), MOST_TOKENS - 257
+    if not (merges.isdecimal() and int(merges) <= most):
+        raise UserError(f"{name} must be bpe: and a number of merges from 0 to {most}")
+    tokenizer = train_bpe(_first_characters(train, BPE_CHARACTERS), int(merges))
+    if (made := tokenizer.vocab_size - 257) < int(merges):
+        print(f"{name} became bpe:{made}, as after so many merges no pair of tokens occurs twice")
+    return tokenizer
+
+
+def _characters(texts: Iterable[str]) -> str:
+    """All characters of the texts in order, and the line end after which a text begins."""
+    characters = {"\n"}
+    for text in texts:
+        characters.update(text)
+    return "".join(sorted(characters))
+
+
+def _encodable(
+    documents: Iterable[str], tokenizer: Tokenizer, left_out: Counter[str], marks: Counter[str]
+) -> Iterator[str]:
+    """The documents without the characters that a vocabulary of characters has not.
+
+    Nothing could be said of those: no model that is trained on the one split has ever seen them.
+
+    Args:
+        left_out: counts them.
+        marks: counts what looks as if it were to end a document.
+    """
+    known = set(tokenizer.characters) if isinstance(tokenizer, CharTokenizer) else None
+    for document in documents:
+        for mark in END_MARKS:
+            if count := document.count(mark):
+                marks[mark] += count
+        if known and (unknown := set(document) - known):
+            left_out.update(character for character in document if character in unknown)
+            document = document.translate(dict.fromkeys(map(ord, unknown)))
+        yield document
 
 
 def _first_characters(texts: Iterable[str], limit: int) -> Iterator[str]:
@@ -148,8 +248,8 @@ def _write_shards(documents: Iterable[str], folder: Path, name: str, tokenizer: 
             shards, tokens = shards + 1, tokens[SHARD_TOKENS:]
     if not tokens:
         raise UserError(
-            f"there is no text for {folder.parent / name}_000000.bin; "
-            "give more text, so that a part of it can be set aside for validation"
+            f"there is no text for {folder.parent / name}_000000.bin, or none with characters of "
+            "the vocabulary; give more text, so that a part can be set aside for validation"
         )
     write_shard(folder / f"{name}_{shards:06d}.bin", tokens)
     return shards * SHARD_TOKENS + len(tokens)

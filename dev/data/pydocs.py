@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from dev.data.corpus import DATA, add_options, split_documents, write_corpus
+from dev.data.corpus import DATA, add_options, folder_of, split_documents, write_corpus
 
 DEFAULT_TOKENIZER = "bpe:2048"
 
@@ -45,6 +45,6 @@ def documents() -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_options(parser, DEFAULT_TOKENIZER, DATA / "pydocs")
+    add_options(parser, DEFAULT_TOKENIZER, "pydocs")
     arguments = parser.parse_args()
-    prepare(arguments.out, arguments.tokenizer)
+    prepare(folder_of("pydocs", arguments), arguments.tokenizer)

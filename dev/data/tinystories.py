@@ -16,46 +16,29 @@ if __name__ == "__main__":
     run_file(__file__)  # imports this file, calls its main, and ends
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from dev.data.corpus import DATA, add_options, source_file, write_corpus
-from files import decode_text
+from dev.data.corpus import Kept, add_options, folder_of, pieces, source_file, write_corpus
+from tokenizer import END_OF_TEXT
 
 URL = "https://huggingface.co/datasets/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4"
-SEPARATOR = b"<|endoftext|>"
 
 
+@dataclass(frozen=True)
 class Stories:
-    """The stories of a file, read anew whenever they are gone through.
+    """The stories of a file, in which `<|endoftext|>` separates them."""
 
-    Args:
-        path: stories separated by `<|endoftext|>`.
-        keep: tells from a story's number, counted from 0, whether to take it.
-    """
-
-    def __init__(self, path: Path, keep: Callable[[int], bool] = lambda number: True):
-        self.path, self.keep = path, keep
+    path: Path
 
     def __iter__(self) -> Iterator[str]:
-        offset = 0
-        for number, story in enumerate(self._pieces()):
-            if self.keep(number):
-                yield decode_text(story, self.path, offset).strip()
-            offset += len(story) + len(SEPARATOR)
-
-    def _pieces(self) -> Iterator[bytes]:
-        rest = b""
-        with self.path.open("rb") as file:
-            while block := file.read(1 << 20):
-                *stories, rest = (rest + block).split(SEPARATOR)
-                yield from stories
-        yield rest
+        return (story.strip() for story in pieces(self.path, END_OF_TEXT))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_options(parser, "bpe:4096", DATA / "tinystories")
+    add_options(parser, "bpe:4096", "tinystories")
     parser.add_argument(
         "--from",
         dest="source",
@@ -67,9 +50,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.source:
         path = source_file(arguments.source, URL)
-        train = Stories(path, lambda number: number % 100 != 99)
-        val = Stories(path, lambda number: number % 100 == 99)
+        train = Kept(Stories(path), lambda number: number % 100 != 99)
+        val = Kept(Stories(path), lambda number: number % 100 == 99)
     else:
         train = Stories(source_file(None, f"{URL}-train.txt"))
         val = Stories(source_file(None, f"{URL}-valid.txt"))
-    write_corpus(train, val, arguments.out, arguments.tokenizer)
+    write_corpus(train, val, folder_of("tinystories", arguments), arguments.tokenizer)

@@ -1,14 +1,11 @@
 import hashlib
 import io
 import re
-import sys
 import urllib.error
 import urllib.request
-from itertools import pairwise
-from pathlib import Path
 
-import numpy as np
 import pytest
+from corpora import call, read_documents, read_tokens
 
 from dataloader import DataLoader
 from dev import download_starter_pack
@@ -33,24 +30,6 @@ def no_network(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
 
 
-def call(monkeypatch, module, *arguments):
-    monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
-    module.main()
-
-
-def read_tokens(path: Path) -> list[int]:
-    return np.fromfile(path, "<u2", offset=1024).tolist()
-
-
-def read_documents(folder: Path, split: str) -> list[str]:
-    """The documents of one split, back from its tokens."""
-    tokenizer = load_tokenizer(find_tokenizer(folder))
-    tokens = [t for path in sorted(folder.glob(f"{split}_*.bin")) for t in read_tokens(path)]
-    assert tokens[0] == tokenizer.begin
-    bounds = [i for i, t in enumerate(tokens) if t == tokenizer.begin] + [len(tokens)]
-    return [tokenizer.decode(tokens[start + 1 : end]) for start, end in pairwise(bounds)]
-
-
 # Corpora
 
 
@@ -61,7 +40,8 @@ def test_documents_come_back_from_the_corpus(tmp_path, capsys):
     assert read_documents(tmp_path / "out", "val") == ["three"]
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["tokenizer.tiktoken", "train_000000.bin", "val_000000.bin"]
-    (line,) = capsys.readouterr().out.splitlines()
+    told, line = capsys.readouterr().out.splitlines()
+    assert told == "bpe:5 became bpe:1, as after so many merges no pair of tokens occurs twice"
     assert line.startswith(str(tmp_path / "out"))
     assert f"{len(read_tokens(tmp_path / 'out' / 'train_000000.bin'))} tokens to train on" in line
 
@@ -103,12 +83,45 @@ def test_a_corpus_of_llamas_kind_begins_every_document_with_s(tmp_path, starter)
     assert read_documents(folder, "val") == ["three"]
 
 
+def test_characters_are_those_of_the_training_split(tmp_path, capsys):
+    corpus.write_corpus(["abä", "ca\n"], ["cadüa\ufeff", "üüü"], tmp_path, "chars")
+    tokenizer = load_tokenizer(tmp_path / "characters.json")
+    assert tokenizer.characters == "\nabcä"
+    assert read_tokens(tmp_path / "train_000000.bin") == tokenizer.encode("\nabä\nca\n")
+    assert read_tokens(tmp_path / "val_000000.bin") == tokenizer.encode("\ncaa")
+    told = capsys.readouterr().out.splitlines()[1]
+    assert told == r"left out were 6 characters that the vocabulary has not: 'ü' 'd' '\ufeff'"
+    corpus.write_corpus(["xäx"], ["b"], tmp_path / "other", str(tmp_path / "characters.json"))
+    assert read_tokens(tmp_path / "other" / "train_000000.bin") == tokenizer.encode("\nä")
+    assert capsys.readouterr().out.endswith(": 'x'\n")
+
+
+def test_without_a_line_end_a_text_of_characters_begins_as_well(tmp_path):
+    corpus.write_corpus(["ba"], ["a"], tmp_path, "chars")
+    assert read_tokens(tmp_path / "train_000000.bin") == [0, 2, 1]
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "chars"])
+def test_marks_between_documents_are_told(tmp_path, capsys, tokenizer):
+    train, val = ["a<|endoftext|>b", "a</s>"], ["a<|endoftext|><|endoftext|>"]
+    corpus.write_corpus(train, val, tmp_path, tokenizer)
+    told = {line.split()[3]: line for line in capsys.readouterr().out.splitlines()[-2:]}
+    assert told["<|endoftext|>"].startswith(
+        "the text has <|endoftext|> 3 times, which is learnt as"
+    )
+    assert told["<|endoftext|>"].endswith('--split-on "<|endoftext|>" makes documents of it')
+    assert "</s> 1 times" in told["</s>"]
+    corpus.write_corpus(["a"], ["a"], tmp_path, tokenizer)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
 def test_a_corpus_has_one_tokenizer(tmp_path, starter):
     ours = tmp_path / "tokenizer.model"  # somebody's own file, which is not the corpus's
     ours.write_bytes(b"precious")
     names = {"bytes": "tokenizer.tiktoken", str(starter / "tok512.bin"): "tokenizer.bin"}
+    names["chars"] = "characters.json"
     for tokenizer, name in [*names.items(), *reversed(names.items())]:
-        corpus.write_corpus(["abc"], ["d"], tmp_path, tokenizer)
+        corpus.write_corpus(["abc"], ["a"], tmp_path, tokenizer)
         assert find_tokenizer(tmp_path) == tmp_path / name
         assert {path.name for path in tmp_path.iterdir()} == {
             name,
@@ -140,10 +153,10 @@ def test_a_vocabulary_too_large_for_16_bits_is_refused(tmp_path):
 
 
 def test_one_document_in_ten_is_for_validation():
-    train, val = corpus.split_documents([str(i) for i in range(25)])
+    train, val = map(list, corpus.split_documents([str(i) for i in range(25)]))
     assert val == ["5", "15"]
     assert sorted(train + val, key=int) == [str(i) for i in range(25)]
-    assert [len(part) for part in corpus.split_documents(list("0123456789"))] == [9, 1]
+    assert [len(list(part)) for part in corpus.split_documents(list("0123456789"))] == [9, 1]
 
 
 def test_few_documents_are_cut_at_a_line_end():
@@ -182,10 +195,30 @@ def test_tinyshakespeare_is_cut_into_speeches(tmp_path, monkeypatch, starter):
     assert load_tokenizer(tmp_path / "tokenizer.tiktoken").ranks == load_tokenizer("gpt2").ranks
 
 
+def test_tinyshakespeare_of_characters_is_nanogpts(tmp_path, monkeypatch, starter, capsys):
+    monkeypatch.setattr(corpus, "DATA", tmp_path)
+    source = starter / "tinyshakespeare.txt"
+    call(monkeypatch, tinyshakespeare, "--from", source, "--tokenizer", "chars")
+    folder = tmp_path / "tinyshakespeare-chars"
+    # As in nanoGPT's data/shakespeare_char/prepare.py.
+    data = source.read_text(encoding="utf-8")
+    stoi = {ch: i for i, ch in enumerate(sorted(set(data)))}
+    n = len(data)
+    train_ids = [stoi[c] for c in data[: int(n * 0.9)]]
+    val_ids = [stoi[c] for c in data[int(n * 0.9) :]]
+    assert (len(stoi), len(train_ids), len(val_ids)) == (65, 1003854, 111540)
+    assert read_tokens(folder / "train_000000.bin") == [stoi["\n"], *train_ids]
+    assert read_tokens(folder / "val_000000.bin") == [stoi["\n"], *val_ids]
+    assert load_tokenizer(folder / "characters.json").characters == "".join(stoi)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("vocabulary of 65")
+
+
 def test_tinystories_reads_stories_across_blocks(tmp_path, monkeypatch):
     stories = [f"Story {i} of “Lily”.\n" + "She ran. " * i for i in range(250)]
     path = tmp_path / "stories.txt"
     path.write_bytes("\n<|endoftext|>\n".join(stories).encode())
+    monkeypatch.setattr(corpus, "BLOCK_BYTES", 1000)
     expected = [story.strip() for story in stories]
     assert list(tinystories.Stories(path)) == expected
     arguments = ["--from", path, "--out", tmp_path / "out", "--tokenizer", "bytes"]
@@ -215,38 +248,10 @@ def test_tinystories_downloads_both_files_once(tmp_path, monkeypatch):
     assert read_documents(tmp_path / "out", "val") == ["three"]
 
 
-def test_textfile_takes_files_and_folders(tmp_path, monkeypatch):
-    folder = tmp_path / "notes"
-    (folder / "deep").mkdir(parents=True)
-    (folder / "b.md").write_bytes(b"\xef\xbb\xbfbee\r\n")  # as Windows' Notepad saves it
-    (folder / "deep" / "a.TXT").write_text("ay", encoding="utf-8")
-    (folder / "picture.png").write_bytes(b"\x89PNG")
-    (folder / "empty.txt").touch()
-    code = tmp_path / "program.c"
-    code.write_text("int main;", encoding="utf-8")
-    assert textfile.read_documents([folder, code]) == ["bee\n", "ay", "int main;"]
-    monkeypatch.setattr(textfile, "DATA", tmp_path / "data")
-    call(monkeypatch, textfile, folder, code)
-    assert read_documents(tmp_path / "data" / "notes", "train") == ["bee", "a", "int main"]
-    assert read_documents(tmp_path / "data" / "notes", "val") == ["y", ";"]
-
-
 def test_text_is_decoded_the_same_way_everywhere(tmp_path):
     assert decode_text("\ufeffé\r\n\n\ufeff".encode(), tmp_path) == "é\n\n\ufeff"
     with pytest.raises(UserError, match=r"f\.txt is not UTF-8: byte 0xff at offset 12 is wrong;"):
         decode_text(b"ab\xff", tmp_path / "f.txt", offset=10)
-
-
-def test_textfile_refuses_what_it_cannot_read(tmp_path):
-    path = tmp_path / "letter.txt"
-    path.write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match=r"letter\.txt is not UTF-8: byte 0xe9 at offset 3 is"):
-        textfile.read_documents([path])
-    path.write_bytes(b" \n")
-    with pytest.raises(UserError, match=r"there is no text in .*letter\.txt"):
-        textfile.read_documents([path])
-    with pytest.raises(UserError, match=r"there is no file or folder .*nowhere"):
-        textfile.read_documents([tmp_path / "nowhere"])
 
 
 @pytest.mark.parametrize("module", [pydocs, textfile, tinyshakespeare, tinystories])
