@@ -101,10 +101,13 @@ def run_program(main: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted", file=sys.stderr)
         sys.exit(130)
-    # A name out of a forged file must not move the cursor, or fill the screen.
-    sentence = "".join(c if c.isprintable() else "?" for c in sentence[:2000])
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {printable(sentence)}", file=sys.stderr)
     sys.exit(status)
+
+
+def printable(text: str) -> str:
+    """A line for the terminal: a name out of a forged file must not move the cursor, or fill it."""
+    return "".join(c if c.isprintable() else "?" for c in text[:2000])
 
 
 def print_to_nowhere() -> None:

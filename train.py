@@ -2,6 +2,7 @@
 
     python train.py gpt2                        which is what gpt2_train.py does
     python train.py llama2 --preset stories15M --data tinystories --batch-size 16
+    python train.py --list                      the runs that there are, and how good they are
 
 `prepare` in training/run.py puts a run together, and `train` is the loop. Under MPI every rank goes
 through both; only rank 0 writes.
@@ -27,6 +28,7 @@ from tqdm import tqdm
 from errors import DivergedError, UserError, on_stop, print_to_nowhere
 from formats.checkpoint import BEST, CHECKPOINT
 from models import FAMILIES
+from training import listing
 from training.curves import draw_losses
 from training.options import learning_rate
 from training.ranks import find_ranks, started_by_mpi
@@ -39,10 +41,14 @@ from training.timing import Peak, Profile
 SPIKE_DEVIATIONS, SPIKE_NATS = 6, 0.5
 SPIKE_LOSSES = 20  # that mean needs
 
+LIST = "--list"  # in the place of a family's name
+
 
 def main(kind: str | None = None) -> None:
     """Train a model of the family `kind`, or of the one that is the command line's first word."""
-    kind = kind or _family()
+    kind = kind or _first_word()
+    if kind == LIST:
+        return listing.main()
     stop = StopRequest(patient=started_by_mpi())
     with find_ranks() as ranks:
         run = prepare(kind, ranks)
@@ -252,13 +258,13 @@ class StopRequest:
             print("finishing this step; once more to stop at once, without saving", file=sys.stderr)
 
 
-def _family() -> str:
-    """Take the family's name from the command line."""
+def _first_word() -> str:
+    """Take the family's name from the command line, or `LIST`."""
     words = sys.argv[1:2]
-    if not words or words[0] not in FAMILIES:
+    if not words or words[0] not in (*FAMILIES, LIST):
         raise UserError(
-            f"the first word must be the family of the model, one of {', '.join(FAMILIES)}; for "
-            f"example python train.py {next(iter(FAMILIES))} --help"
+            f"the first word must be the family of the model, one of {', '.join(FAMILIES)}, or "
+            f"{LIST}; for example python train.py {next(iter(FAMILIES))} --help"
         )
     sys.argv[:2] = [f"{sys.argv[0]} {words[0]}"]  # as the usage is to name it
     return words[0]
