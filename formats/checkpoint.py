@@ -129,6 +129,25 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
+@contextmanager
+def described(path: Path) -> Iterator[dict[str, Any]]:
+    """What was saved beside the arrays, for a block of statements that believes it.
+
+    Raises:
+        UserError: there is no such file, or the block raises it.
+        FormatError: it is not a whole checkpoint, or the block does not find in it what it needs.
+    """
+    meta = read_meta(path)
+    try:
+        yield meta
+    except UserError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(
+            f"{path} does not tell what a run needs ({error!r}); go back to an earlier copy"
+        ) from error
+
+
 def load_arrays(
     path: Path, arrays: Mapping[str, np.ndarray], start: int = 0, size: int | None = None
 ) -> None:

@@ -4,6 +4,7 @@ import argparse
 import inspect
 import itertools
 import re
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -11,7 +12,7 @@ from typing import Any, get_type_hints
 from adam import cosine_schedule
 from dev.data import pydocs
 from errors import UserError, at_least
-from formats.checkpoint import find_whole, list_checkpoints
+from formats.checkpoint import described, find_whole, list_checkpoints
 from formats.tokenizer_files import find_tokenizer
 from load import Source, open_model
 from models import FAMILIES
@@ -49,25 +50,27 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
     if args.resume:
         if args.init_from or args.out:
             raise UserError("--resume goes on with a run; leave out --init-from and --out")
-        meta = source.meta
-        if meta is None:
+        if source.meta is None:
             raise UserError(f"{args.resume} is a model and no run; fine-tune it by --init-from")
-        # The run's settings take the place of the defaults; what is given here precedes both.
-        parser.set_defaults(**meta["settings"])
-        args = parser.parse_args()
-        args.out = source.path.parent
-        if args.batch_size is None:
-            args.batch_size, rest = divmod(meta["batch_size"], ranks.size)
-            if rest:
+        with described(source.path) as meta:
+            # The run's settings take the place of the defaults; what is given here precedes both.
+            saved, _ = parser.parse_known_args(as_words(meta["settings"]))
+            parser.set_defaults(**vars(saved))
+            args = parser.parse_args()
+            args.out = source.path.parent
+            if args.batch_size is None:
+                args.batch_size, rest = divmod(int(meta["batch_size"]), ranks.size)
+                if rest:
+                    raise UserError(
+                        f"{ranks.size} ranks cannot share the {meta['batch_size']} sequences of a "
+                        "batch of this run evenly; give the --batch-size of each"
+                    )
+            step = int(meta["step"])
+            if args.steps <= step:
                 raise UserError(
-                    f"{ranks.size} ranks cannot share the {meta['batch_size']} sequences of a "
-                    "batch of this run evenly; give the --batch-size of each"
+                    f"{args.resume} has done its {step} steps; give a higher --steps to go on"
                 )
-        if args.steps <= meta["step"]:
-            raise UserError(
-                f"{args.resume} has done its {meta['step']} steps; give a higher --steps to go on"
-            )
-        tell_schedule(args, parser.parse_args([]), meta["step"])
+            tell_schedule(args, parser.parse_args([]), step)
         return args, source
 
     args.preset = args.preset or next(iter(family.presets))
@@ -142,6 +145,17 @@ def channels(config: Any) -> int:
 def flag(name: str) -> str:
     """The option that sets args.`name`."""
     return "--" + name.replace("_", "-")
+
+
+def as_words(settings: Mapping[str, Any]) -> list[str]:
+    """What to type for saved settings, which argparse then checks as those of a person."""
+    words = []
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            words.append(flag(name if value else f"no_{name}"))
+        elif value is not None:
+            words.append(f"{flag(name)}={value}")
+    return words
 
 
 def check_vocabulary(source: Source, tokenizer: Tokenizer, folder: Path) -> None:

@@ -24,9 +24,9 @@ from formats.checkpoint import (
     CHECKPOINT,
     OLDER,
     Pieces,
+    described,
     drop_older,
     load_arrays,
-    read_meta,
     save_checkpoint,
 )
 from formats.tokenizer_files import find_tokenizer, load_tokenizer
@@ -196,9 +196,9 @@ class Run:
     def best(self) -> Best | None:
         """What best.npz has, unless that is of a step which is lost or still to come."""
         try:
-            kept = read_meta(self.args.out / BEST)["best"]
-            best = Best(int(kept["step"]), float(kept["val_loss"]))
-        except (UserError, LookupError, TypeError, ValueError):
+            with described(self.args.out / BEST) as meta:
+                best = Best(int(meta["best"]["step"]), float(meta["best"]["val_loss"]))
+        except UserError:
             return None
         return best if best.step <= self.step else None
 
@@ -284,14 +284,14 @@ class Run:
         load_arrays(path, {"params": params})
         moments = {"m": optimizer.m, "v": optimizer.v}
         load_arrays(path, moments, optimizer.part.start, params.size)
-        meta = read_meta(path)
-        self.step = self.saved_step = self._tried_step = optimizer.num_steps = meta["step"]
-        self.batches.restore(meta["loader"])
-        self._read = self.batches.state()
-        self.rng.bit_generator.state = meta["rng"]
-        self.losses = deque(meta["losses"], self.losses.maxlen)
-        self.rollbacks = meta["rollbacks"]
-        self._unlogged = meta.get("unlogged", [])
+        with described(path) as meta:
+            self.step = self.saved_step = self._tried_step = optimizer.num_steps = int(meta["step"])
+            self.batches.restore(meta["loader"])
+            self._read = self.batches.state()
+            self.rng.bit_generator.state = meta["rng"]
+            self.losses = deque(map(float, meta["losses"]), self.losses.maxlen)
+            self.rollbacks = int(meta["rollbacks"])
+            self._unlogged = [{n: row[n] for n in COLUMNS} for row in meta.get("unlogged", [])]
         self._last = path
         best = self.best()
         self.lowest = best.val_loss if best else math.inf

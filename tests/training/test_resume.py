@@ -192,3 +192,47 @@ def test_without_its_newest_checkpoint_a_run_is_still_one(program, small, tmp_pa
     assert "holds a run already" in refused(program, *small)
     assert program("sample", tmp_path / "run", "--max-tokens", 3)[0] == 0
     assert program("gpt2_train", "--resume", tmp_path / "run", "--steps", 3)[0] == 0
+
+
+@pytest.fixture
+def stopped(program, small, tmp_path):
+    """The folder of a run after two steps, and what changes the description in its checkpoint."""
+    folder = tmp_path / "run"
+    program("gpt2_train", *small, "--steps", 2)
+    with np.load(folder / "checkpoint.npz") as archive:
+        arrays = {name: archive[name] for name in ("params", "m", "v")}
+    meta = read_meta(folder / "checkpoint.npz")
+
+    def change(**changes):
+        kept = {name: value for name, value in (meta | changes).items() if value is not None}
+        save_checkpoint(folder / "checkpoint.npz", kept, arrays)
+
+    return folder, change
+
+
+def test_a_checkpoint_that_does_not_describe_a_run(program, stopped):
+    folder, change = stopped
+    sentences = "does not tell what a run needs", "is a model and no run", "cannot go on from"
+    for name in ("step", "batch_size", "loader", "rng", "losses", "rollbacks", "settings"):
+        for value in (None, "x", [[]]):
+            change(**{name: value})
+            err = refused(program, "--resume", folder, "--steps", 3)
+            assert any(sentence in err for sentence in sentences), (name, value)
+
+
+def test_saved_settings_are_looked_at_as_those_of_a_person(program, stopped):
+    folder, change = stopped
+    settings = read_meta(folder / "checkpoint.npz")["settings"]
+    for name, value in (("seed", -1), ("lr", "fast"), ("log_every", [])):
+        change(settings=settings | {name: value})
+        err = refused(program, "--resume", folder, "--steps", 3)
+        assert f"argument --{name.replace('_', '-')}: " in err
+
+
+def test_a_best_loss_that_cannot_be_is_none(program, stopped):
+    folder, _ = stopped
+    for steps, best in enumerate((None, "x", {"step": float("inf"), "val_loss": 1.0}), start=3):
+        save_checkpoint(folder / "best.npz", {"best": best}, {})
+        status, out, err = program("gpt2_train", "--resume", folder, "--steps", steps)
+        assert (status, err) == (0, "")
+        assert f"at step {steps}" in out  # the last was validated, and so is the best
