@@ -16,18 +16,19 @@ from formats.checkpoint import read_meta
 from load import open_model
 from models import gpt2
 from runs import SMALL, checkpoints, losses, rows, start
+from training import timing
 from training.report import Log
 from training.run import Run
 
-DRAW = Log.draw
+DRAW = train.draw
 STEPS = ["--steps", 12, "--val-every", 5, "--save-every", 4, "--sample-every", 3]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Without what takes longer than all else here."""
-    monkeypatch.setattr(train, "matmul_peak", lambda: 1.0)
-    monkeypatch.setattr(Log, "draw", lambda *_: None)
+    monkeypatch.setattr(timing, "matmul_peak", lambda: 1.0)
+    monkeypatch.setattr(train, "draw", lambda _: None)
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_a_log_that_is_taken_away_or_changed_is_written_anew(
 
 
 def test_a_picture_that_cannot_be_drawn_is_a_line(program, small, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(Log, "draw", DRAW)
+    monkeypatch.setattr(train, "draw", DRAW)
     picture = tmp_path / "run" / "loss.png"
     picture.mkdir(parents=True)
     status, _, err = program("gpt2_train", *small, *STEPS)
@@ -320,10 +321,10 @@ def test_a_signal_before_the_first_step_ends_at_once(program, small, monkeypatch
     number = getattr(signal, name)
     if signal.getsignal(number) == signal.SIG_IGN:
         pytest.skip("runs under nohup")
-    monkeypatch.setattr(train, "matmul_peak", lambda: os.kill(os.getpid(), number))
+    monkeypatch.setattr(timing, "matmul_peak", lambda: os.kill(os.getpid(), number))
     status, _, err = program("gpt2_train", *small, *STEPS)
     assert (status, err) == (130, "interrupted\n")
-    monkeypatch.setattr(train, "matmul_peak", lambda: 1.0)
+    monkeypatch.setattr(timing, "matmul_peak", lambda: 1.0)
     assert program("gpt2_train", *small, "--steps", 1)[::2] == (0, "")
 
 
