@@ -13,7 +13,7 @@ from formats.checkpoint import read_meta
 
 STEPS = 20
 SETTINGS = ["--preset", "tiny", "--seq-len", 16, "--warmup", 2, "--val-every", 10]
-SETTINGS += ["--val-batches", 3, "--save-every", 10, "--sample-every", 20]
+SETTINGS += ["--val-batches", 3, "--save-every", 10, "--sample-every", 20, "--log-every", 1]
 
 
 def rows(folder):
@@ -64,7 +64,8 @@ def test_ranks_train_as_one_does(train, tmp_path):
 
     # The moments that a rank keeps, and that all together have saved.
     m = {name: float(re.search(r"Adam's m ([\d.]+) MiB", text)[1]) for name, text in told.items()}
-    assert m["four zero"] == pytest.approx(m["four"] / 4, abs=0.05)
+    # Both were rounded to a tenth.
+    assert m["four zero"] == pytest.approx(m["four"] / 4, abs=0.05 + 0.05 / 4)
     metas = [read_meta(tmp_path / name / "checkpoint.npz") for name in told]
     for name in ("step", "batch_size", "loader"):
         assert len({str(meta[name]) for meta in metas}) == 1
