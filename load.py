@@ -51,7 +51,9 @@ GPT2_TOKENS = 50257
 
 MOST_POSITIONS = 1 << 24  # of a model; nothing in a Llama's file contradicts a forged number
 # Names of files that say nothing; the folder's name says more.
-COMMON_NAMES = frozenset({"checkpoint", "ckpt", "model", "pytorch_model", "params", "config"})
+COMMON_NAMES = frozenset(
+    {"best", "checkpoint", "ckpt", "model", "pytorch_model", "params", "config"}
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Let a model speak.
 
     python sample.py runs/tiny --prompt "The for statement" --temperature 0.8
+    python sample.py runs/tiny --best               as it was at its lowest validation loss
     python sample.py stories15M.bin --tokenizer tokenizer.bin --num-samples 8
     python sample.py stories15M.bin --prompts-file people.txt       a line for each
     python sample.py llama-2-7b-chat.bin --chat --system "You are a pirate."
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from errors import UserError, at_least
 from files import decode_text
+from formats.checkpoint import BEST
 from formats.tokenizer_files import FILES
 from load import open_model
 from sampler import Chat, Settings, Stats, generate_many
@@ -89,6 +91,12 @@ def main() -> None:
         "repetition_penalty": args.repetition_penalty,
     }
     Settings(**settings)  # before anything is loaded
+    if args.best:
+        args.model /= BEST
+        if not args.model.is_file():
+            raise UserError(
+                f"there is no {args.model}; --best is for the folder of a run that has it"
+            )
     rng = np.random.default_rng(args.seed)
     source = open_model(args.model, args.tokenizer)
     tokenizer = source.tokenizer
@@ -135,6 +143,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Let a model speak.")
     default = "(default: %(default)s)"
     parser.add_argument("model", type=Path, help="a run, or a model's file or folder of any format")
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="a run with the parameters of its lowest validation loss, not with its last",
+    )
     parser.add_argument(
         "--tokenizer",
         metavar="NAME",

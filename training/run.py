@@ -287,7 +287,6 @@ class Run:
         with described(path) as meta:
             self.step = self.saved_step = self._tried_step = optimizer.num_steps = int(meta["step"])
             self.batches.restore(meta["loader"])
-            self._read = self.batches.state()
             self.rng.bit_generator.state = meta["rng"]
             self.losses = deque(map(float, meta["losses"]), self.losses.maxlen)
             self.rollbacks = int(meta["rollbacks"])
@@ -308,7 +307,6 @@ class Run:
             return False
         self.rollbacks = rollbacks + 1
         self.batches.restore(position)
-        self._read = position
         if self.log:
             self.log.drop_after(self.step)
         return True

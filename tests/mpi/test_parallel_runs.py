@@ -42,9 +42,9 @@ def train(mpirun, corpus, tmp_path):
     return run
 
 
-def moments(folder):
-    with np.load(folder / "checkpoint.npz") as archive:
-        return {name: archive[name] for name in ("params", "m", "v")}
+def arrays(path):
+    with np.load(path) as archive:
+        return {name: archive[name] for name in archive.files if name != "meta.json"}
 
 
 def test_ranks_train_as_one_does(train, tmp_path):
@@ -69,10 +69,12 @@ def test_ranks_train_as_one_does(train, tmp_path):
     metas = [read_meta(tmp_path / name / "checkpoint.npz") for name in told]
     for name in ("step", "batch_size", "loader"):
         assert len({str(meta[name]) for meta in metas}) == 1
-    saved = moments(tmp_path / "one")
-    for name, array in moments(tmp_path / "four zero").items():
-        scale = np.abs(saved[name]).max()  # of single elements Adam can double a round-off
-        np.testing.assert_allclose(array, saved[name], rtol=0, atol=1e-3 * scale, err_msg=name)
+    for file in ("checkpoint.npz", "best.npz"):
+        saved = arrays(tmp_path / "one" / file)
+        for name, array in arrays(tmp_path / "four zero" / file).items():
+            scale = np.abs(saved[name]).max()  # of single elements Adam can double a round-off
+            np.testing.assert_allclose(array, saved[name], rtol=0, atol=1e-3 * scale, err_msg=name)
+    assert {read_meta(tmp_path / name / "best.npz")["best"]["step"] for name in told} == {STEPS}
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(train, tmp_path):

@@ -1,12 +1,14 @@
 """Small runs, for the tests of training."""
 
 import csv
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 from formats.checkpoint import read_meta
+from models import gpt2
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 
@@ -62,3 +64,14 @@ def refused(program, *arguments):
     assert status == 2
     assert "Traceback" not in err
     return err.splitlines()[-1]
+
+
+def spoil(monkeypatch, steps, loss):
+    """Let the training loss of the passes with these numbers be another."""
+    forward, passes = gpt2.GPT2.forward, itertools.count(1)
+
+    def spoilt(self, tokens, targets=None, **options):
+        result = forward(self, tokens, targets, **options)
+        return loss if targets is not None and next(passes) in steps else result
+
+    monkeypatch.setattr(gpt2.GPT2, "forward", spoilt)

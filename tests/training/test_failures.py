@@ -20,15 +20,10 @@ from training import timing
 from training.report import Log
 from training.run import Run
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 DRAW = train.draw
 STEPS = ["--steps", 12, "--val-every", 5, "--save-every", 4, "--sample-every", 3]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Without what takes longer than all else here."""
-    monkeypatch.setattr(timing, "matmul_peak", lambda: 1.0)
-    monkeypatch.setattr(train, "draw", lambda _: None)
 
 
 @pytest.fixture

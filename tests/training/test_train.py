@@ -1,6 +1,5 @@
 """The trainer as its user meets it: it learns, it goes back or stops, it speaks to a person."""
 
-import itertools
 import re
 import shutil
 import subprocess
@@ -12,13 +11,13 @@ import pytest
 import train
 from dataloader import DataLoader
 from formats.checkpoint import read_meta
-from models import gpt2
 from runs import (
     ROOT,
     SMALL,
     checkpoints,
     losses,
     rows,
+    spoil,
     start,
 )
 
@@ -142,17 +141,6 @@ def test_what_is_made_again_changes_no_loss(program, small, tmp_path):
         told[recompute] = float(re.search(r"activations ([\d.]+) MiB", printed)[1])
         assert losses(out) == losses(tmp_path / "none")
     assert told["none"] > told["norms"] > told["blocks"]
-
-
-def spoil(monkeypatch, steps, loss):
-    """Let the training loss of the passes with these numbers be another."""
-    forward, passes = gpt2.GPT2.forward, itertools.count(1)
-
-    def spoilt(self, tokens, targets=None, **options):
-        result = forward(self, tokens, targets, **options)
-        return loss if targets is not None and next(passes) in steps else result
-
-    monkeypatch.setattr(gpt2.GPT2, "forward", spoilt)
 
 
 ROLLBACK = ["--on-spike", "rollback", "--steps", 9, "--save-every", 20, "--val-every", 20]
