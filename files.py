@@ -1,6 +1,6 @@
 """Write a file so that it is whole under its name or not there at all; read one as text.
 
-And keep other programs out of a folder.
+And have a folder for oneself, or not at all.
 """
 
 import os
@@ -83,6 +83,20 @@ def _rename(new: Path, path: Path, keep_as: Path | None) -> None:
     except BaseException:
         if keep_as:
             patiently(lambda: keep_as.replace(path))
+        raise
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Make a folder if need be; if what follows fails, it is gone again, and those made for it."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # somebody else has put something there
+            for path in new:
+                path.rmdir()
         raise
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from dataloader import write_shard
 from dev.download import download
 from errors import UserError
-from files import decode_text
+from files import decode_text, making
 from formats.tokenizer_files import KINDS
 from load import tokenizer_of
 from tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer, train_bpe
@@ -74,7 +74,8 @@ def source_file(given: Path | None, url: str) -> Path:
         return given
     path = DATA / "downloads" / url.rpartition("/")[2]
     if not path.exists():
-        download(url, path, "get it elsewhere and use --from FILE")
+        with making(path.parent):
+            download(url, path, "get it elsewhere and use --from FILE")
     return path
 
 
@@ -140,9 +141,8 @@ def write_corpus(train: Iterable[str], val: Iterable[str], folder: Path, tokeniz
     vocabulary = _make_tokenizer(tokenizer, train)
     left_out, marks = Counter(), Counter()
     train, val = (_encodable(split, vocabulary, left_out, marks) for split in (train, val))
-    folder.mkdir(parents=True, exist_ok=True)
-    # A run that fails half-way leaves the corpus that was there before.
-    with tempfile.TemporaryDirectory(dir=folder) as name:
+    # A run that fails half-way leaves the corpus that was there before, and no new folder.
+    with making(folder), tempfile.TemporaryDirectory(dir=folder) as name:
         temporary = Path(name)
         num_train = _write_shards(train, temporary, "train", vocabulary)
         num_val = _write_shards(val, temporary, "val", vocabulary)

@@ -65,6 +65,18 @@ def test_a_failure_leaves_the_corpus_that_was_there(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_failure_leaves_no_folder_that_was_not_there(tmp_path):
+    def stories():
+        yield "abc"
+        raise KeyboardInterrupt
+
+    with pytest.raises(UserError, match="no text"):
+        corpus.write_corpus(["efg"], [" "], tmp_path / "new" / "newer", "bytes")
+    with pytest.raises(KeyboardInterrupt):
+        corpus.write_corpus(stories(), ["d"], tmp_path / "new", "bytes")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_vocabulary_is_trained_on_the_training_split_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "BPE_CHARACTERS", 4)
     corpus.write_corpus(["ab", "ab", "cd" * 9, "ef" * 99], ["ghghgh"], tmp_path, "bpe:9")
@@ -281,7 +293,7 @@ def test_without_network_the_address_and_the_way_out_are_named(tmp_path, monkeyp
     monkeypatch.setattr(corpus, "DATA", tmp_path)
     with pytest.raises(RunError, match=r"cannot fetch https://.*\(no network\).* --from FILE"):
         call(monkeypatch, module, "--out", tmp_path / "out")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 # Downloads
