@@ -233,6 +233,7 @@ class LlamaTokenizer(Tokenizer):
     file_name = "tokenizer.bin"
     begin, end = 1, 2
     ends = frozenset({begin, end})
+    drops_blank = True  # when decoding, in front of a text
 
     def __init__(self, pieces: list[bytes], scores: list[float]):
         self.pieces, self.scores = pieces, scores
@@ -257,10 +258,12 @@ class LlamaTokenizer(Tokenizer):
         self._encode_word = lru_cache(maxsize=1 << 16)(self._encode_word)
 
     def encode(self, text: str) -> list[int]:
-        if not text:
-            return []
-        words = self._words.findall(f" {without_surrogates(text)}")
+        words = self._words.findall(self.normalise(without_surrogates(text)))
         return [token for word in words for token in self._encode_word(word)]
+
+    def normalise(self, text: str) -> str:
+        """What is encoded in the place of a text: it has a blank in front."""
+        return f" {text}" if text else ""
 
     def _encode_word(self, word: str) -> list[int]:
         """The tokens of `word`: one per character, then the best pair merged, again and again.
@@ -304,7 +307,8 @@ class LlamaTokenizer(Tokenizer):
     def _bytes_of(self, token: int, previous: int | None) -> bytes:
         """As for every tokenizer, but without the blank that `encode` put in front of the text."""
         piece = super()._bytes_of(token, previous)
-        return piece.removeprefix(b" ") if previous in (None, self.begin) else piece
+        begins = self.drops_blank and previous in (None, self.begin)
+        return piece.removeprefix(b" ") if begins else piece
 
     def to_bytes(self) -> bytes:
         """The longest piece's length, then every token's score, length and bytes: llama2.c's."""

@@ -29,6 +29,7 @@ import numpy as np
 from errors import FormatError, UserError
 from files import replacing
 from formats.hf_tokenizer import byte_characters, merges
+from formats.sentencepiece_model import BLANK, Settings, make_tokenizer, settings_of
 from formats.weights import FLOATS, SINGLE, Parts, Weights, as_type, missing
 from tokenizer import (
     BYTE_PIECES,
@@ -49,7 +50,6 @@ MAX_HEADER_BYTES = 10_000_000
 MAX_ENTRIES = 1 << 16
 MAX_NAME_BYTES = 256  # of a key, a tensor or one of Llama's tokens
 
-BLANK = "▁".encode()  # how SentencePiece spells it
 
 # The types of values, by their numbers in the file.
 SCALARS = {
@@ -484,12 +484,13 @@ def _read_tokenizer(path: Path, values: Mapping[str, Any], vocab_size: int) -> T
     if (
         ends != (LlamaTokenizer.begin, LlamaTokenizer.end)
         or tokens[FIRST_BYTE:FIRST_PIECE] != BYTE_PIECES
-        or not get("add_space_prefix", bool, True)
     ):
         return None
     pieces = [token.replace(BLANK, b" ") for token in tokens]
     pieces[1:FIRST_BYTE] = SPECIAL_PIECES[1:]
-    return LlamaTokenizer(pieces, scores.tolist())
+    # For this model, llama.cpp looks at no other setting.
+    settings = Settings(add_dummy_prefix=get("add_space_prefix", bool, True))
+    return make_tokenizer(pieces, scores.tolist(), settings)
 
 
 def _read_byte_pairs(tokens: list[bytes], joins: list[bytes]) -> BytePairTokenizer | None:
@@ -533,6 +534,12 @@ def _add_tokenizer(writer: Any, path: Path, weights: Weights) -> None:
 def _add_llama(writer: Any, tokenizer: LlamaTokenizer) -> list[bytes]:
     from gguf import TokenType
 
+    settings = settings_of(tokenizer)
+    if settings.remove_extra_whitespaces or settings.charsmap:
+        raise UserError(
+            "a GGUF cannot say that this tokenizer replaces characters or removes blanks, for with "
+            "its kind llama.cpp does neither; choose another format"
+        )
     pieces = [piece.replace(b" ", BLANK) for piece in tokenizer.pieces]
     types = [TokenType.BYTE] * 256 + [TokenType.NORMAL] * (len(pieces) - FIRST_PIECE)
     writer.add_tokenizer_model("llama")
@@ -541,7 +548,7 @@ def _add_llama(writer: Any, tokenizer: LlamaTokenizer) -> list[bytes]:
     writer.add_token_types([TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *types])
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
-    writer.add_add_space_prefix(True)
+    writer.add_add_space_prefix(settings.add_dummy_prefix)
     return [pieces[0], b"<s>", b"</s>", *pieces[FIRST_BYTE:]]
 
 

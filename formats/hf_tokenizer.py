@@ -2,8 +2,9 @@
 
 Handled are the three kinds that tokenizer.py has. GPT-2's kind is BPE on bytes, and every byte is
 spelled as a printable character. Llama's kind is a SentencePiece model in the clothes of BPE: "▁"
-is a blank, and <0x00> to <0xFF> are the bytes of characters that are not in the vocabulary. A
-vocabulary of characters is BPE without merges, which leaves out the characters that it has not.
+is a blank, and <0x00> to <0xFF> are the bytes of characters that are not in the vocabulary; what is
+done to blanks may be other than in Llama (sentencepiece_model.py, `Settings`). A vocabulary of
+characters is BPE without merges, which leaves out the characters that it has not.
 Refused: special tokens other than <|endoftext|> in GPT-2's kind, and than <unk>, <s> and </s> in
 Llama's; GPT-2's kind with ids that are not in the order of the merges; whatever else is done to a
 text before it is encoded. Not read: what is put around a text; here that is as in GPT-2 and Llama.
@@ -32,12 +33,14 @@ from typing import Any, AnyStr
 
 from errors import FormatError, UserError
 from files import replacing
+from formats.sentencepiece_model import LLAMA, Settings, settings_of
 from tokenizer import (
     END_OF_TEXT,
     FIRST_BYTE,
     FIRST_PIECE,
     SPECIAL_PIECES,
     CharTokenizer,
+    LlamaTokenizer,
     Tokenizer,
     without_surrogates,
 )
@@ -53,13 +56,15 @@ SPLIT = {
 
 LLAMA_SPECIAL = ["<unk>", "<s>", "</s>"]
 LONGEST_PIECE = 1000  # characters; unless told otherwise, SentencePiece makes none of more than 16
+NO_PREFIX = Settings(add_dummy_prefix=False)
 NEVER = -1e10  # the score of a piece that no merge makes
+# The steps of Llama's kind. In these patterns, ^ and $ would be the ends of a line.
+TRIM = {"type": "Replace", "pattern": {"Regex": r"\A +| +\z"}, "content": ""}
+SQUEEZE = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+PREPEND = {"type": "Prepend", "prepend": "▁"}
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
-PREPEND_AND_REPLACE = {
-    "type": "Sequence",
-    "normalizers": [{"type": "Prepend", "prepend": "▁"}, REPLACE],
-}
 METASPACE = {"type": "Metaspace", "replacement": "▁", "split": False}
+STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 
 
 @cache
@@ -131,8 +136,8 @@ def _merged_last(
 
 def read(
     data: bytes, source: str | Path
-) -> dict[bytes, int] | tuple[list[bytes], list[float]] | str:
-    """What a tokenizer is made of: ranks, or pieces and scores, or characters.
+) -> dict[bytes, int] | tuple[list[bytes], list[float], Settings] | str:
+    """What a tokenizer is made of: ranks, or pieces, scores and settings, or characters.
 
     Args:
         data: the content of a tokenizer.json or a vocab.json, which begins with "{".
@@ -170,9 +175,12 @@ def read(
         return _read_characters(tokens, source)
     if llama and model.get("ignore_merges"):
         raise _unlike(source, "the setting ignore_merges")
-    if not (_makes_blanks_like_llama(**steps) if llama else _splits_like_gpt2(**steps)):
+    settings = _settings(**steps) if llama else None
+    if not (settings if llama else _splits_like_gpt2(**steps)):
         raise _unlike(source, f"the steps {shortened(steps)} before its model")
-    return (_read_llama if llama else _read_gpt2)(tokens, pairs, source)
+    if llama:
+        return *_read_llama(tokens, pairs, source), settings
+    return _read_gpt2(tokens, pairs, source)
 
 
 def write(folder: Path, tokenizer: Tokenizer) -> None:
@@ -189,7 +197,7 @@ def write(folder: Path, tokenizer: Tokenizer) -> None:
         content = _content([*tokenizer.characters], [], special=[]) | {"decoder": {"type": "Fuse"}}
         names = {}
     else:
-        content = _llama_content(tokenizer.pieces, tokenizer.scores)
+        content = _llama_content(tokenizer)
         names = dict(zip(("unk_token", "bos_token", "eos_token"), LLAMA_SPECIAL, strict=True))
     # This class does what tokenizer.json says; those named after a model do what they think best.
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
@@ -264,12 +272,21 @@ def _splits_like_gpt2(normalizer: Any, pre_tokenizer: Any) -> bool:
     return False
 
 
-def _makes_blanks_like_llama(normalizer: Any, pre_tokenizer: Any) -> bool:
-    """Whether all that is done to a text is a "▁" for each blank, and one in front."""
-    metaspace = [METASPACE | {"prepend_scheme": scheme} for scheme in ("always", "first")]
-    if normalizer is None:
-        return pre_tokenizer in metaspace
-    return normalizer == PREPEND_AND_REPLACE and pre_tokenizer is None
+def _settings(normalizer: Any, pre_tokenizer: Any) -> Settings | None:
+    """The settings, if they are all that is done to a text but for writing "▁" for a blank."""
+    every = [Settings(prefix, extra) for prefix in (True, False) for extra in (True, False)]
+    known = [(settings, _normalizer(settings), None) for settings in every]
+    known.append((NO_PREFIX, REPLACE, None))
+    for scheme, settings in {"always": LLAMA, "first": LLAMA, "never": NO_PREFIX}.items():
+        known.append((settings, None, METASPACE | {"prepend_scheme": scheme}))
+    return next((each for each, *steps in known if steps == [normalizer, pre_tokenizer]), None)
+
+
+def _normalizer(settings: Settings) -> dict[str, Any]:
+    """The steps that do what these settings say; none of them is about a charsmap."""
+    steps = [TRIM, SQUEEZE] if settings.remove_extra_whitespaces else []
+    steps += [PREPEND] if settings.add_dummy_prefix else []
+    return {"type": "Sequence", "normalizers": [*steps, REPLACE]}
 
 
 def _read_gpt2(
@@ -356,7 +373,13 @@ def _gpt2_content(ranks: dict[bytes, int]) -> dict[str, Any]:
     return content | {"pre_tokenizer": step, "post_processor": step, "decoder": step}
 
 
-def _llama_content(pieces: list[bytes], scores: list[float]) -> dict[str, Any]:
+def _llama_content(tokenizer: LlamaTokenizer) -> dict[str, Any]:
+    pieces, scores, settings = tokenizer.pieces, tokenizer.scores, settings_of(tokenizer)
+    if settings.charsmap:  # their step of that name works on other stretches of a text
+        raise UserError(
+            "a tokenizer.json cannot have the rules by which this tokenizer replaces characters; "
+            "choose another format"
+        )
     tokens = LLAMA_SPECIAL + [piece.decode() for piece in pieces[len(LLAMA_SPECIAL) : FIRST_PIECE]]
     for piece in pieces[FIRST_PIECE:]:
         text = piece.decode(errors="replace")
@@ -376,7 +399,7 @@ def _llama_content(pieces: list[bytes], scores: list[float]) -> dict[str, Any]:
     begin = {"SpecialToken": {"id": "<s>", "type_id": 0}}
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     return content | {
-        "normalizer": PREPEND_AND_REPLACE,
+        "normalizer": _normalizer(settings),
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [begin, first],
@@ -389,7 +412,7 @@ def _llama_content(pieces: list[bytes], scores: list[float]) -> dict[str, Any]:
                 {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
                 {"type": "ByteFallback"},
                 {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+                *([STRIP] if tokenizer.drops_blank else []),
             ],
         },
     }

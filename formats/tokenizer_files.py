@@ -1,11 +1,9 @@
 """Tokenizers' files, of every kind that tokenizer.py can use.
 
 Handled: .tiktoken files, as tiktoken downloads GPT-2's and `train_bpe` makes them; llama2.c's
-tokenizer.bin; SentencePiece's .model, if it is laid out like Llama's, through its own library;
+tokenizer.bin; SentencePiece's .model, if it is laid out like Llama's (sentencepiece_model.py);
 Hugging Face's tokenizer.json and vocab.json (hf_tokenizer.py); our characters.json and nanoGPT's
 meta.pkl (characters.py).
-Not handled: what some SentencePiece models do to a text before they encode it (Unicode
-normalisation, one blank for many).
 
 Sources of the formats: tiktoken, load.py; llama2.c, tokenizer.py, export.
 """
@@ -18,19 +16,19 @@ from pathlib import Path
 import tiktoken
 
 from errors import FormatError, UserError
-from formats import characters, hf_tokenizer
+from formats import characters, hf_tokenizer, sentencepiece_model
+from formats.sentencepiece_model import LLAMA, SentencePieceTokenizer, make_tokenizer
 from tokenizer import (
     BYTE_PIECES,
     FIRST_BYTE,
     FIRST_PIECE,
-    SPECIAL_PIECES,
     BytePairTokenizer,
     CharTokenizer,
     LlamaTokenizer,
     Tokenizer,
 )
 
-KINDS = (BytePairTokenizer, LlamaTokenizer, CharTokenizer)
+KINDS = (BytePairTokenizer, LlamaTokenizer, SentencePieceTokenizer, CharTokenizer)
 FILES = ".tiktoken, tokenizer.bin, tokenizer.json, characters.json, meta.pkl or .model file"
 
 STARTER_VOCABULARY = Path(__file__).resolve().parents[1] / "data" / "starter" / "tiktoken"
@@ -74,21 +72,20 @@ def tokenizer_from_bytes(data: bytes, source: str | Path) -> Tokenizer:
     Raises:
         FormatError: it is not a tokenizer's file, or a damaged one, or one of a kind that is not
             handled here.
-        UserError: it is SentencePiece's, and the library that reads it is not installed.
     """
     # tokenizer.bin begins with the length of the longest token, of which the upper half is 0; a
     # .model is a protocol buffer, whose first field is a piece, whose first field is its text.
     if data[2:4] == b"\0\0":
-        pieces, scores = _read_llama2_c(data, source)
+        pieces, scores, settings = *_read_llama2_c(data, source), LLAMA
     elif data[0:3:2] == b"\n\n":
-        pieces, scores = _read_sentencepiece(data, source)
+        pieces, scores, settings = sentencepiece_model.read(data, source)
     elif data.startswith(b"{"):
         table = hf_tokenizer.read(data, source)
         if isinstance(table, dict):
             return BytePairTokenizer(table)
         if isinstance(table, str):
             return CharTokenizer(table)
-        pieces, scores = table
+        pieces, scores, settings = table
     elif data.startswith(characters.STARTS):
         return CharTokenizer(characters.read(data, source))
     else:
@@ -104,7 +101,7 @@ def tokenizer_from_bytes(data: bytes, source: str | Path) -> Tokenizer:
             f"{source} has a token of {len(longest):,} bytes, {longest[:20]!r}...; no vocabulary "
             "needs such, so give another"
         )
-    return LlamaTokenizer(pieces, scores)
+    return make_tokenizer(pieces, scores, settings)
 
 
 def _read_tiktoken(data: bytes, source: str | Path) -> BytePairTokenizer:
@@ -163,34 +160,6 @@ def _read_llama2_c(data: bytes, source: str | Path) -> tuple[list[bytes], list[f
             f"{source} is not a tokenizer.bin, or a damaged one: its longest token has {longest} "
             f"bytes instead of {promised}; give another"
         )
-    return pieces, scores
-
-
-def _read_sentencepiece(data: bytes, source: str | Path) -> tuple[list[bytes], list[float]]:
-    try:
-        from sentencepiece import SentencePieceProcessor
-    except ImportError:
-        raise UserError(
-            f"{source} is SentencePiece's, whose library is not installed: "
-            'pip install -e ".[sentencepiece]"'
-        ) from None
-    try:
-        model = SentencePieceProcessor(model_proto=data)
-    except RuntimeError as error:
-        raise FormatError(
-            f"{source} is a damaged SentencePiece model ({error}); fetch it again"
-        ) from None
-    tokens = list(range(model.vocab_size()))
-    scores = model.get_score(tokens)
-    # The library does not tell the type. A byte-pair model's scores count its merges; all others'
-    # are logarithms of probabilities.
-    if (model.bos_id(), model.eos_id()) != (1, 2) or not all(map(float.is_integer, scores)):
-        raise FormatError(
-            f"{source} is a SentencePiece model unlike Llama's: it must be of the type bpe, "
-            "with <s> as token 1 and </s> as token 2; give another, or train one so"
-        )
-    pieces = [piece.replace("▁", " ").encode() for piece in model.id_to_piece(tokens)]
-    pieces[1:FIRST_BYTE] = SPECIAL_PIECES[1:]
     return pieces, scores
 
 

@@ -1,9 +1,9 @@
 """What the scripts in this folder share: from documents to the files that training reads.
 
 A corpus is a folder of train_000000.bin, val_000000.bin (and further shards) and the tokenizer they
-were encoded with, tokenizer.tiktoken, tokenizer.bin or characters.json. In front of each document
-stands the token that begins a text, as in llm.c's and llama2.c's corpora, so that a model knows
-where a text begins and can be asked to begin one.
+were encoded with: tokenizer.tiktoken, tokenizer.bin, tokenizer.spm or characters.json. In front of
+each document stands the token that begins a text, as in llm.c's and llama2.c's corpora, so that a
+model knows where a text begins and can be asked to begin one.
 
 Documents are read anew whenever they are gone through, one by one, so that gigabytes of them need
 little memory.

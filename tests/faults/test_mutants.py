@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from double_array import charsmap
 from mutants import check_mutants
 
 from convert import TARGETS
 from dataloader import DataLoader, write_shard
 from formats import hf_tokenizer, huggingface
+from formats.sentencepiece_model import Settings, make_tokenizer
 from formats.tokenizer_files import load_tokenizer
 from formats.weights import Parts, Weights
 from load import open_model
@@ -38,6 +40,7 @@ TOKENIZERS = {
         [0.0] * 259 + [-4.0, -5.0, -6.0, -1.0, -2.0, -7.0],
     ),
 }
+RULES = Settings(charsmap=charsmap({b"a": b"b", b"aa": b"", "ï".encode(): b"i "}))
 SIZES = {kind: each.vocab_size for kind, each in TOKENIZERS.items()}
 CONFIGS = {
     "gpt2": GPT2Config(4, SIZES["gpt2"], num_layers=2, num_heads=1, channels=4),
@@ -84,6 +87,11 @@ def save_tokenizer(tokenizer, folder):
     return folder / "tokenizer"
 
 
+def save_with(settings, folder):
+    llama = TOKENIZERS["llama2"]
+    return save_tokenizer(make_tokenizer(llama.pieces, llama.scores, settings), folder)
+
+
 def write_meta_pkl(folder):
     tokens = {character: token for token, character in enumerate(CHARACTERS)}
     meta = {"vocab_size": len(tokens), "itos": dict(enumerate(CHARACTERS)), "stoi": tokens}
@@ -116,6 +124,8 @@ MODELS |= {"several-files": write_several_files, "nanogpt": copy_nanogpt, "meta"
 TOKENIZER_FILES = {
     "tiktoken": partial(save_tokenizer, TOKENIZERS["gpt2"]),
     "tokenizer.bin": partial(save_tokenizer, TOKENIZERS["llama2"]),
+    "tokenizer.spm": partial(save_with, Settings(add_dummy_prefix=False)),
+    "tokenizer.spm-rules": partial(save_with, RULES),
     "characters.json": partial(save_tokenizer, CharTokenizer(CHARACTERS)),
     "meta.pkl": write_meta_pkl,
     "gpt2-tokenizer.json": partial(write_tokenizer_json, "gpt2"),

@@ -606,7 +606,6 @@ SPELLED = ["<unk>", "<s>", "</s>", *map(bytes.decode, BYTE_PIECES), *TEXTS]
         (LLAMA, {"model": "t5"}),
         (LLAMA, {"bos_token_id": 2}),
         (LLAMA, {"eos_token_id": 266}),
-        (LLAMA, {"add_space_prefix": False}),
         (LLAMA, {"tokens": [*SPELLED[:3], *TEXTS, *SPELLED[3:259]]}),
         (TRAINED, {"model": "bert"}),
         (TRAINED, {"pre": "llama-bpe"}),

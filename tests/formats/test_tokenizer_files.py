@@ -1,7 +1,6 @@
 """Tokenizers' files: read as they were written, and refused with a sentence where they are not."""
 
 import struct
-import sys
 from pydoc_data.topics import topics
 
 import pytest
@@ -182,9 +181,3 @@ def test_noise_is_no_tokenizer(data, start):
         assert str(error).startswith("noise")
     else:
         assert tokenizer.to_bytes() == start + data
-
-
-def test_without_the_library_a_model_file_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(UserError, match=r't\.model is .*: pip install -e "\.\[sentencepiece\]"'):
-        tokenizer_from_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02", "t.model")

@@ -6,11 +6,13 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from formats.hf_tokenizer import write
+from formats.hf_tokenizer import METASPACE, REPLACE, write
+from formats.sentencepiece_model import Settings, make_tokenizer, settings_of
 from formats.tokenizer_files import load_tokenizer
 from tokenizer import BytePairTokenizer, CharTokenizer, LlamaTokenizer, Tokenizer, train_bpe
 
 transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
 
 WORDS = [" ", "  ", "\n", "\n\n", "\t", "\r\n", "a", "ab", "ba", "the", " The", "naïve", "Hello"]
 WORDS += [
@@ -159,3 +161,37 @@ def test_the_older_files_of_gpt2_are_read(starter, tmp_path):
     (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
     theirs = transformers.GPT2TokenizerFast.from_pretrained(folder)
     check_that_they_agree(load_tokenizer(folder / "vocab.json"), theirs, TEXTS[::5])
+
+
+@pytest.mark.parametrize("settings", [Settings(False), Settings(True, True), Settings(False, True)])
+def test_settings_of_llamas_kind_are_written_and_read(starter, tmp_path, settings):
+    llama = load_tokenizer(starter / "tok512.bin")
+    ours = make_tokenizer(llama.pieces, llama.scores, settings)
+    write(tmp_path, ours)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    check_that_they_agree(ours, theirs, [*TEXTS[::5], "", " ", "  ", " a", "a ", " \n a  \n"])
+    theirs.save_pretrained(tmp_path / "saved")
+    again = load_tokenizer(tmp_path / "saved" / "tokenizer.json")
+    check_that_they_agree(again, theirs, TEXTS[::10])
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (REPLACE, None),
+        (None, METASPACE | {"prepend_scheme": "never"}),
+        (None, METASPACE | {"prepend_scheme": "always"}),
+        (None, METASPACE | {"prepend_scheme": "first"}),
+    ],
+)
+def test_other_steps_are_read_as_they_work(starter, tmp_path, steps):
+    write(tmp_path, load_tokenizer(starter / "tok512.bin"))
+    path = tmp_path / "tokenizer.json"
+    content = json.loads(path.read_bytes())
+    content |= dict(zip(("normalizer", "pre_tokenizer"), steps, strict=True))
+    path.write_text(json.dumps(content), encoding="utf-8")
+    ours, theirs = load_tokenizer(path), tokenizers.Tokenizer.from_file(str(path))
+    for text in TEXTS[::5]:
+        # In front of a blank, Metaspace puts none, as SentencePiece and we do.
+        if not (settings_of(ours).add_dummy_prefix and text.startswith(" ")):
+            assert theirs.encode(text, add_special_tokens=False).ids == ours.encode(text), text
