@@ -19,8 +19,9 @@ import math
 
 import numpy as np
 
+from errors import UserError
+from layers.shapes import check_shapes
 from layers.tiles import TILE, run_tiles, scratch, slices, tile_count
-from layers.views import reshape_view
 
 # Queries that share one product with the keys: with fewer, the products are too small to be fast;
 # with more, more of the masked half is computed for nothing. Measured at T = 256: 32 and 128 are
@@ -32,6 +33,7 @@ QUERIES = 64
 HIDDEN = -1e30
 
 
+@check_shapes
 def attention_forward(
     out: np.ndarray,
     lse: np.ndarray,
@@ -53,13 +55,21 @@ def attention_forward(
         v: (B, S, K, D).
         start: how many earlier positions k and v hold.
         padding: (B,), how many of a sequence's first positions hold nothing; none by default.
+
+    Raises:
+        UserError: a shape is another; S is too small, or K does not divide H.
     """
     B, T, _, _ = q.shape
-    K = k.shape[2]
+    _, S, K, _ = k.shape
+    if not 0 <= start <= S - T:
+        raise UserError(
+            f"attention_forward: {T} queries from position {start} on are not all among the {S} "
+            "positions of k"
+        )
     out, q = (_groups_first(x, K) for x in (out, q))
     k, v = (_heads_first(x) for x in (k, v))
     G = q.shape[2]
-    lse = reshape_view(lse, B, K, G, T)
+    lse = lse.reshape(B, K, G, T)  # a view, as always where an axis is only split
 
     def work(tile: tuple[slice, slice, slice]) -> None:
         b, h, queries = tile
@@ -84,6 +94,7 @@ def attention_forward(
     run_tiles(work, [(b, h, rows) for rows in _query_slices(T) for b, h in tiles])
 
 
+@check_shapes
 def attention_backward(
     dq: np.ndarray,
     dk: np.ndarray,
@@ -116,6 +127,9 @@ def attention_backward(
         k, v: (B, T, K, D).
         out: (B, T, H, D), its output.
         lse: (B, H, T), saved by it.
+
+    Raises:
+        UserError: a shape is another, or K does not divide H.
     """
     B, T, _, D = q.shape
     K = k.shape[2]
@@ -123,7 +137,7 @@ def attention_backward(
     dq, dout, q, out = (_groups_first(x, K) for x in (dq, dout, q, out))
     dk, dv, k, v = (_heads_first(x) for x in (dk, dv, k, v))
     G = q.shape[2]
-    lse = reshape_view(lse, B, K, G, T)
+    lse = lse.reshape(B, K, G, T)  # a view, as always where an axis is only split
 
     def work(tile: tuple[slice, slice]) -> None:
         b, h = tile
@@ -155,7 +169,9 @@ def attention_backward(
 def _groups_first(x: np.ndarray, K: int) -> np.ndarray:
     """(B, T, H, D) -> (B, K, G, T, D), a view: as `_heads_first`, the heads in K groups."""
     B, T, H, D = x.shape
-    return reshape_view(x, B, T, K, H // K, D).transpose(0, 2, 3, 1, 4)
+    if H % K:
+        raise UserError(f"attention: {K} heads of keys cannot serve {H} of queries in equal groups")
+    return x.reshape(B, T, K, H // K, D).transpose(0, 2, 3, 1, 4)
 
 
 def _heads_first(x: np.ndarray) -> np.ndarray:

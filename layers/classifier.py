@@ -11,6 +11,7 @@ Explained in lessons/17_fast.ipynb.
 import numpy as np
 
 from layers.linear import linear_backward, linear_forward
+from layers.shapes import check_shapes
 from layers.softmax_crossentropy import (
     softmax_crossentropy_backward,
     softmax_crossentropy_forward,
@@ -26,6 +27,7 @@ def logit_rows(N: int, V: int) -> int:
     return min(N, max(1, LOGITS // V))
 
 
+@check_shapes
 def classifier_forward(
     losses: np.ndarray,
     lse: np.ndarray,
@@ -49,6 +51,7 @@ def classifier_forward(
         softmax_crossentropy_forward(losses[rows], lse[rows], row_logits, targets[rows])
 
 
+@check_shapes
 def classifier_backward(
     dx: np.ndarray,
     dweight: np.ndarray,
@@ -68,7 +71,7 @@ def classifier_backward(
         dlosses: the derivative with respect to every one of the N losses: 1/N for their mean.
         logits: (R, V), as the forward pass left them; overwritten by their gradient.
         x: (N, C), an input of the forward pass.
-        targets: (N,), the other one.
+        targets: (N,) integers below V, the other one.
         weight: (V, C).
         lse: (N,), saved by the forward pass.
         accumulate: add to `dweight` instead of starting afresh.

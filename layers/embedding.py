@@ -7,7 +7,11 @@ Derived in lessons/02_embedding.ipynb.
 
 import numpy as np
 
+from errors import UserError
+from layers.shapes import check_shapes
 
+
+@check_shapes
 def embedding_forward(out: np.ndarray, tokens: np.ndarray, weight: np.ndarray) -> None:
     """out[n] = weight[tokens[n]].
 
@@ -20,6 +24,7 @@ def embedding_forward(out: np.ndarray, tokens: np.ndarray, weight: np.ndarray) -
     np.take(weight, tokens, axis=0, out=out, mode="clip")
 
 
+@check_shapes
 def embedding_backward(
     dweight: np.ndarray, dout: np.ndarray, tokens: np.ndarray, accumulate: bool = False
 ) -> None:
@@ -28,7 +33,7 @@ def embedding_backward(
     Args:
         dweight: (V, C), written; added to with `accumulate`.
         dout: (N, C).
-        tokens: (N,) integers.
+        tokens: (N,) integers below V.
         accumulate: add to `dweight` instead of starting afresh.
     """
     if not accumulate:
@@ -38,6 +43,7 @@ def embedding_backward(
         dweight[token] += row
 
 
+@check_shapes
 def position_forward(
     out: np.ndarray, weight: np.ndarray, start: int = 0, padding: np.ndarray | None = None
 ) -> None:
@@ -48,8 +54,16 @@ def position_forward(
         weight: (maxT, C), maxT >= start + T.
         start: the position of the first of the T tokens.
         padding: (B,), how many of a sequence's first positions hold nothing; none by default.
+
+    Raises:
+        UserError: a shape is another, or maxT is too small.
     """
     stop = start + out.shape[1]
+    if not 0 <= start <= stop <= len(weight):
+        raise UserError(
+            f"position_forward: positions {start} to {stop - 1} are outside the {len(weight)} "
+            "that weight has"
+        )
     if padding is None:
         out += weight[start:stop]
     else:
@@ -57,6 +71,7 @@ def position_forward(
         out += weight[np.maximum(np.arange(start, stop) - padding[:, None], 0)]
 
 
+@check_shapes
 def position_backward(dweight: np.ndarray, dout: np.ndarray, accumulate: bool = False) -> None:
     """dweight[t] = the sum of dout[b, t] over b; 0 for the positions after T.
 

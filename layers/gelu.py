@@ -9,12 +9,14 @@ import math
 
 import numpy as np
 
+from layers.shapes import check_shapes
 from layers.tiles import row_tiles, run_tiles, scratch
 
 SCALE = math.sqrt(2 / math.pi)
 CUBIC = 0.044715
 
 
+@check_shapes
 def gelu_forward(out: np.ndarray, x: np.ndarray) -> None:
     """out = x (1 + tanh(u)) / 2, with u = SCALE (x + CUBIC x^3).
 
@@ -37,6 +39,7 @@ def gelu_forward(out: np.ndarray, x: np.ndarray) -> None:
     run_tiles(work, row_tiles(x))
 
 
+@check_shapes
 def gelu_backward(dx: np.ndarray, dout: np.ndarray, x: np.ndarray) -> None:
     """dx = dout dy/dx, with dy/dx = (1 + t)/2 (1 + (1 - t) x du/dx) and t = tanh(u).
 

@@ -5,11 +5,13 @@ Derived in lessons/04_layernorm.ipynb.
 
 import numpy as np
 
+from layers.shapes import check_shapes
 from layers.tiles import row_tiles, run_tiles, scratch
 
 EPS = 1e-5
 
 
+@check_shapes
 def layernorm_forward(
     out: np.ndarray,
     mean: np.ndarray,
@@ -44,6 +46,7 @@ def layernorm_forward(
     run_tiles(work, row_tiles(x))
 
 
+@check_shapes
 def layernorm_backward(
     dx: np.ndarray,
     dweight: np.ndarray,

@@ -7,6 +7,7 @@ Derived in lessons/03_linear.ipynb.
 
 import numpy as np
 
+from layers.shapes import check_shapes
 from layers.tiles import TILE, num_threads, row_tiles, run_tiles, scratch, shares, slices
 
 # With so few rows, reading the weights is what takes the time. A scalar product of each row of
@@ -18,18 +19,20 @@ FEW_ROWS = 8
 MANY_WEIGHTS = 32 * TILE
 
 
+@check_shapes
 def linear_forward(
     out: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None
 ) -> None:
     """out[n, o] = sum over i of x[n, i] weight[o, i], plus bias[o].
 
     Args:
-        out: (N, O), written; or (B, T, O), where the N rows are not one block of memory.
+        out: (N, O), written; or (B, T, O), where the N = B T rows are not one block of memory.
         x: (N, I).
         weight: (O, I).
         bias: (O,), or None for none.
     """
-    x = x.reshape(*out.shape[:-1], -1)
+    if out.ndim > 2:
+        x = x.reshape(*out.shape[:-1], -1)
     few_rows = out.size < FEW_ROWS * len(weight)
 
     def work(o: slice) -> None:
@@ -47,6 +50,7 @@ def linear_forward(
     run_tiles(work, parts)
 
 
+@check_shapes
 def linear_backward(
     dx: np.ndarray,
     dweight: np.ndarray,

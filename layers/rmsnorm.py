@@ -5,9 +5,11 @@ Derived in lessons/15_llama2.ipynb.
 
 import numpy as np
 
+from layers.shapes import check_shapes
 from layers.tiles import row_tiles, run_tiles, scratch
 
 
+@check_shapes
 def rmsnorm_forward(
     out: np.ndarray, rstd: np.ndarray, x: np.ndarray, weight: np.ndarray, eps: float
 ) -> None:
@@ -35,6 +37,7 @@ def rmsnorm_forward(
     run_tiles(work, row_tiles(x))
 
 
+@check_shapes
 def rmsnorm_backward(
     dx: np.ndarray,
     dweight: np.ndarray,

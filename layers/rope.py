@@ -8,7 +8,11 @@ A rotation has no parameters and keeps lengths; its derivative is the rotation b
 Derived in lessons/15_llama2.ipynb.
 """
 
+import functools
+
 import numpy as np
+
+from layers.shapes import check_shapes
 
 
 def rope_rotations(
@@ -24,31 +28,39 @@ def rope_rotations(
     """
     frequencies = theta ** (-np.arange(0, head_size, 2) / head_size)
     angles = np.outer(np.arange(num_positions), frequencies)
-    return np.exp(1j * angles).astype(np.result_type(dtype, np.complex64))
+    return np.exp(1j * angles).astype(_complex(np.dtype(dtype)))
 
 
+@check_shapes
 def rope_forward(out: np.ndarray, x: np.ndarray, rotations: np.ndarray) -> None:
     """out = x rotation, each pair of neighbours taken as a complex number.
 
     Args:
         out: (B, T, H, D), written; may be the same memory as `x`.
         x: (B, T, H, D); its last axis is contiguous.
-        rotations: (T, D/2), those of the positions of x.
+        rotations: (T, D/2) complex, those of the positions of x.
     """
     np.multiply(_pairs(x), rotations[:, None], out=_pairs(out))
 
 
+@check_shapes
 def rope_backward(dx: np.ndarray, dout: np.ndarray, rotations: np.ndarray) -> None:
     """dx = dout conj(rotation): the transpose of a rotation turns back.
 
     Args:
         dx: (B, T, H, D), written; may be the same memory as `dout`.
         dout: (B, T, H, D).
-        rotations: (T, D/2), those of the forward pass.
+        rotations: (T, D/2) complex, those of the forward pass.
     """
     np.multiply(_pairs(dout), rotations.conj()[:, None], out=_pairs(dx))
 
 
 def _pairs(x: np.ndarray) -> np.ndarray:
     """(..., D) -> (..., D/2) complex, the same memory."""
-    return x.view(np.result_type(x.dtype, np.complex64))
+    return x.view(_complex(x.dtype))
+
+
+@functools.cache  # of a single token, finding it took longer than turning its pairs
+def _complex(dtype: np.dtype) -> np.dtype:
+    """The type of two such numbers."""
+    return np.result_type(dtype, np.complex64)

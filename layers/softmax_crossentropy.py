@@ -7,9 +7,11 @@ Derived in lessons/06_softmax_crossentropy.ipynb.
 
 import numpy as np
 
+from layers.shapes import check_shapes
 from layers.tiles import row_tiles, run_tiles, scratch
 
 
+@check_shapes
 def softmax_crossentropy_forward(
     losses: np.ndarray, lse: np.ndarray, logits: np.ndarray, targets: np.ndarray
 ) -> None:
@@ -35,6 +37,7 @@ def softmax_crossentropy_forward(
     run_tiles(work, row_tiles(logits))
 
 
+@check_shapes
 def softmax_crossentropy_backward(
     dlogits: np.ndarray, dlosses: float, logits: np.ndarray, targets: np.ndarray, lse: np.ndarray
 ) -> None:

@@ -7,9 +7,11 @@ Derived in lessons/15_llama2.ipynb.
 
 import numpy as np
 
+from layers.shapes import check_shapes
 from layers.tiles import row_tiles, run_tiles, scratch
 
 
+@check_shapes
 def swiglu_forward(out: np.ndarray, gate: np.ndarray, up: np.ndarray) -> None:
     """out = gate sigmoid(gate) up.
 
@@ -28,6 +30,7 @@ def swiglu_forward(out: np.ndarray, gate: np.ndarray, up: np.ndarray) -> None:
     run_tiles(work, row_tiles(gate))
 
 
+@check_shapes
 def swiglu_backward(
     dgate: np.ndarray, dup: np.ndarray, dout: np.ndarray, gate: np.ndarray, up: np.ndarray
 ) -> None:

@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -48,7 +48,7 @@ def _helpers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_threads() - 1, thread_name_prefix="tile", initializer=quiet)
 
 
-def run_tiles(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+def run_tiles(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """Call `work(item)` for every item, on all threads, and return the results in order.
 
     Whoever sums the results in that order gets the same bits on every run with as many threads.
@@ -57,8 +57,7 @@ def run_tiles(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         work: writes its tile of the outputs; does not call this function itself.
         items: one per tile.
     """
-    items = list(items)
-    if num_threads() == 1 or len(items) == 1:
+    if len(items) == 1 or num_threads() == 1:
         return [work(item) for item in items]
     results: list[Any] = [None] * len(items)
     remaining = iter(range(len(items)))
@@ -96,9 +95,9 @@ def scratch(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
         ends.append(ends[-1] + -(-math.prod(shape) * dtype.itemsize // 64) * 64)
     if _memory.block.size < ends[-1]:
         _memory.block = np.empty(ends[-1], np.uint8)
+    block = _memory.block
     return [
-        _memory.block[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
-        for shape, start in zip(shapes, ends, strict=False)
+        np.ndarray(shape, dtype, block, start) for shape, start in zip(shapes, ends, strict=False)
     ]
 
 
