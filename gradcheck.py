@@ -1,6 +1,6 @@
 """Prove a backward pass: compare it with central differences, in float64.
 
-    python gradcheck.py                          every layer, then both models whole
+    python gradcheck.py                          every layer, then every model whole
     python gradcheck.py attention                one of them
     python gradcheck.py layernorm --plot v.png   its error against the step size h
 
@@ -11,6 +11,7 @@ From a notebook, with functions of your own:
 
     print_table(check(forward, backward, {"x": x, "weight": weight}))
     print_table(check_layer("attention", backward=my_attention_backward))
+    print_table(check_layer("layernorm", x=x, weight=weight, bias=bias, dtype=np.float32))
 """
 
 if __name__ == "__main__":
@@ -20,9 +21,11 @@ if __name__ == "__main__":
 
 import argparse
 import itertools
+import math
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +37,13 @@ import own_imports
 from buffers import extents
 from errors import RunError, UserError
 from files import save_figure
-from layers import (
-    attention,
-    classifier,
-    embedding,
-    gelu,
-    layernorm,
-    linear,
-    rmsnorm,
-    rope,
-    softmax_crossentropy,
-    swiglu,
-)
-from models.gpt2 import GPT2, GPT2Config
-from models.llama2 import Llama2, Llama2Config
+from layers.cases import Layer, describe, draw_arguments, find_layer, find_layers
+from models import FAMILIES, Family
 
 STEP = 1e-5
-LAYER_TOLERANCE = 1e-7
+LAYER_TOLERANCES = {np.dtype(np.float64): 1e-7, np.dtype(np.float32): 1e-5}
 MODEL_TOLERANCE = 1e-6
+
 # A tensor whose gradients are all smaller than this is compared absolutely: where the true gradient
 # is 0 (the query's, at T = 1), finite differences leave nothing but round-off.
 SMALLEST_SCALE = 1e-2
@@ -59,12 +51,17 @@ SMALLEST_SCALE = 1e-2
 
 @dataclass(frozen=True)
 class Result:
-    """What was found for one tensor: the largest |backward - differences| / largest gradient."""
+    """What was found for one tensor: the largest |backward - differences| / largest gradient.
+
+    Attributes:
+        note: what else there is to say, as a sentence. Where no elements were compared, why.
+    """
 
     tensor: str
     elements: int
     error: float
     tolerance: float
+    note: str = ""
 
     @property
     def ok(self) -> bool:
@@ -76,7 +73,7 @@ def check(
     backward: Callable[..., dict[str, np.ndarray]],
     inputs: Mapping[str, np.ndarray],
     h: float = STEP,
-    tolerance: float = LAYER_TOLERANCE,
+    tolerance: float = LAYER_TOLERANCES[np.dtype(np.float64)],
 ) -> list[Result]:
     """Check a backward pass written as a plain function.
 
@@ -167,212 +164,59 @@ def compare(
     return Result(name, expected.size, float(np.max(errors)), tolerance)
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A layer's two functions, and arguments to try them on.
-
-    Attributes:
-        forward: its first argument is its output.
-        backward: an argument called dx is the derivative of the loss by x, and so on.
-        arguments: (random generator, *shape) -> what `forward` takes, by name.
-        shapes: for `arguments`.
-    """
-
-    forward: Callable
-    backward: Callable
-    arguments: Callable[..., dict[str, Any]]
-    shapes: tuple[tuple[int, ...], ...]
-
-
-def embedding_arguments(rng: np.random.Generator, N: int, V: int, C: int) -> dict[str, Any]:
-    tokens = rng.integers(0, V, N)
-    tokens[-1] = tokens[0]  # a token that comes twice
-    return {"out": np.empty((N, C)), "tokens": tokens, "weight": rng.standard_normal((V, C))}
-
-
-def position_arguments(
-    rng: np.random.Generator, B: int, T: int, C: int, max_T: int
-) -> dict[str, Any]:
-    weight = rng.standard_normal((max_T, C))
-    return {"out": np.ones((B, T, C)), "weight": weight, "start": 0, "padding": None}
-
-
-def linear_arguments(
-    rng: np.random.Generator, N: int, inputs: int, outputs: int, bias: bool = True
-) -> dict[str, Any]:
-    return {
-        "out": np.empty((N, outputs)),
-        "x": rng.standard_normal((N, inputs)),
-        "weight": rng.standard_normal((outputs, inputs)),
-        "bias": rng.standard_normal(outputs) if bias else None,
-    }
-
-
-def layernorm_arguments(rng: np.random.Generator, N: int, C: int) -> dict[str, Any]:
-    return {
-        "out": np.empty((N, C)),
-        "mean": np.empty(N),
-        "rstd": np.empty(N),
-        "x": rng.standard_normal((N, C)) + 0.5,
-        "weight": rng.standard_normal(C),
-        "bias": rng.standard_normal(C),
-    }
-
-
-def rmsnorm_arguments(rng: np.random.Generator, N: int, C: int) -> dict[str, Any]:
-    return {
-        "out": np.empty((N, C)),
-        "rstd": np.empty(N),
-        "x": rng.standard_normal((N, C)) + 0.5,
-        "weight": rng.standard_normal(C),
-        "eps": 1e-5,
-    }
-
-
-def attention_arguments(
-    rng: np.random.Generator, B: int, T: int, H: int, D: int, K: int | None = None
-) -> dict[str, Any]:
-    K = K or H
-    # Strided views of one projection, as in GPT-2.
-    q, k, v = np.split(rng.standard_normal((B, T, H + 2 * K, D)), (H, H + K), axis=2)
-    out, lse = np.empty((B, T, H, D)), np.empty((B, H, T))
-    return {"out": out, "lse": lse, "q": q, "k": k, "v": v, "start": 0, "padding": None}
-
-
-def rope_arguments(rng: np.random.Generator, B: int, T: int, H: int, D: int) -> dict[str, Any]:
-    x = rng.standard_normal((B, T, H, D))
-    return {"out": np.empty_like(x), "x": x, "rotations": rope.rope_rotations(T, D, 100, x.dtype)}
-
-
-def swiglu_arguments(rng: np.random.Generator, N: int, F: int) -> dict[str, Any]:
-    gate, up = 2 * rng.standard_normal((2, N, F))
-    return {"out": np.empty((N, F)), "gate": gate, "up": up}
-
-
-def gelu_arguments(rng: np.random.Generator, N: int, C: int) -> dict[str, Any]:
-    return {"out": np.empty((N, C)), "x": 2 * rng.standard_normal((N, C))}
-
-
-def softmax_crossentropy_arguments(rng: np.random.Generator, N: int, V: int) -> dict[str, Any]:
-    return {
-        "losses": np.empty(N),
-        "lse": np.empty(N),
-        "logits": 3 * rng.standard_normal((N, V)),
-        "targets": rng.integers(0, V, N),
-        "dlosses": 1 / N,  # one number, for all of them
-    }
-
-
-def classifier_arguments(
-    rng: np.random.Generator, N: int, C: int, V: int, rows: int
-) -> dict[str, Any]:
-    return {
-        "losses": np.empty(N),
-        "lse": np.empty(N),
-        "logits": np.empty((rows, V)),
-        "x": rng.standard_normal((N, C)),
-        "targets": rng.integers(0, V, N),
-        "weight": rng.standard_normal((V, C)),
-        "dlosses": 1 / N,
-    }
-
-
-LAYERS = {
-    "embedding": Layer(
-        embedding.embedding_forward,
-        embedding.embedding_backward,
-        embedding_arguments,
-        ((1, 1, 1), (7, 5, 3), (12, 4, 6)),
-    ),
-    "position": Layer(
-        embedding.position_forward,
-        embedding.position_backward,
-        position_arguments,
-        ((1, 1, 1, 1), (3, 5, 4, 7), (1, 5, 3, 5)),
-    ),
-    "linear": Layer(
-        linear.linear_forward,
-        linear.linear_backward,
-        linear_arguments,
-        ((1, 1, 1), (5, 7, 3), (6, 4, 4), (5, 3, 7, False)),
-    ),
-    "layernorm": Layer(
-        layernorm.layernorm_forward,
-        layernorm.layernorm_backward,
-        layernorm_arguments,
-        ((1, 2), (6, 7), (5, 16)),
-    ),
-    "rmsnorm": Layer(
-        rmsnorm.rmsnorm_forward,
-        rmsnorm.rmsnorm_backward,
-        rmsnorm_arguments,
-        ((1, 2), (6, 7), (5, 16)),
-    ),
-    "attention": Layer(
-        attention.attention_forward,
-        attention.attention_backward,
-        attention_arguments,
-        # One more than a block of queries, and than two, in the last ones.
-        (
-            *(
-                (1, 1, 1, 1),
-                (1, 7, 1, 5),
-                (2, 5, 3, 4),
-                (3, 1, 2, 3),
-                (1, 65, 2, 2),
-                (1, 129, 1, 1),
-            ),
-            # Query heads in groups that share a key/value head; the last, all of them.
-            *((2, 5, 6, 3, 2), (1, 66, 4, 2, 2), (2, 3, 3, 2, 1)),
-        ),
-    ),
-    "rope": Layer(
-        rope.rope_forward, rope.rope_backward, rope_arguments, ((1, 1, 1, 2), (2, 5, 3, 4))
-    ),
-    "gelu": Layer(gelu.gelu_forward, gelu.gelu_backward, gelu_arguments, ((1, 1), (7, 9))),
-    "swiglu": Layer(
-        swiglu.swiglu_forward, swiglu.swiglu_backward, swiglu_arguments, ((1, 1), (7, 9))
-    ),
-    "softmax_crossentropy": Layer(
-        softmax_crossentropy.softmax_crossentropy_forward,
-        softmax_crossentropy.softmax_crossentropy_backward,
-        softmax_crossentropy_arguments,
-        ((1, 1), (1, 5), (6, 7)),
-    ),
-    "classifier": Layer(
-        classifier.classifier_forward,
-        classifier.classifier_backward,
-        classifier_arguments,
-        # All rows at once; in equal parts; the last part smaller; a row at a time.
-        ((1, 1, 2, 1), (4, 3, 5, 4), (6, 3, 5, 2), (7, 2, 4, 3), (3, 2, 4, 1)),
-    ),
-}
+class Stopped(Exception):
+    """A function of somebody's own cannot do what it is called for; the message says why."""
 
 
 def check_layer(
-    name: str, forward: Callable | None = None, backward: Callable | None = None, h: float = STEP
+    name: str,
+    forward: Callable | None = None,
+    backward: Callable | None = None,
+    h: float = STEP,
+    dtype: Any = np.float64,
+    **case: Any,
 ) -> list[Result]:
-    """Check a layer on all its shapes, with your own functions in the place of the project's.
+    """Check a layer, with your own functions in the place of the project's.
 
     Args:
-        name: one of `LAYERS`.
-        forward: a function with the arguments of the layer's own, in the same order.
+        name: the layer's: "attention" is attention_forward and attention_backward.
+        forward: a function with the arguments of the layer's own, in the same order; it need not
+            have those at the end that have a default.
         backward: likewise.
         h: the step of the central differences.
+        dtype: what the layer computes in, float32 or float64; the differences are always float64's.
+        case: arrays by the names of arguments, x=x, or sizes by the letters of the docstrings, N=6;
+            the rest is drawn. Without any, the layer is checked in several sizes.
+
+    Returns:
+        A result for each derivative in each case. Where your function cannot do a case, a result
+        says so, and other cases of that kind are left out.
+
+    Raises:
+        UserError: there is no such layer, or it has no such case or type.
     """
-    layer = LAYERS[name]
+    layer = find_layer(name)
+    if np.dtype(dtype) not in LAYER_TOLERANCES:
+        raise UserError(f"a layer is checked in float32 or float64, not in {np.dtype(dtype)}")
     results = []
-    for shape in layer.shapes:
-        names = list(signature(layer.arguments).parameters)[1:]
-        label = " ".join([name, *(f"{n}={size}" for n, size in zip(names, shape, strict=False))])
-        for result in check_shape(layer, shape, forward, backward, h):
-            results.append(replace(result, tensor=f"{label} {result.tensor}"))
+    for kind, cases in ({"": [case]} if case else layer.cases).items():
+        for each in cases:
+            values = draw_arguments(layer, each, np.random.default_rng(1), dtype)
+            label = f"{name} {describe(layer, values)}"
+            try:
+                found = check_case(layer, values, forward, backward, h)
+            except Stopped as stopped:
+                what = f"{name} with {kind} ({label})" if kind else label
+                note = f"your function cannot do {what}: {stopped}"
+                results.append(Result(label, 0, math.nan, 0, note))
+                break
+            results += [replace(result, tensor=f"{label} {result.tensor}") for result in found]
     return results
 
 
-def check_shape(
+def check_case(
     layer: Layer,
-    shape: tuple[int, ...],
+    values: Mapping[str, Any],
     forward: Callable | None = None,
     backward: Callable | None = None,
     h: float = STEP,
@@ -381,67 +225,105 @@ def check_shape(
 
     The gradients' memory is full of NaN before the first backward pass, which must assign; the
     second one must assign the inputs' gradients again and add to the parameters'.
+
+    Raises:
+        Stopped: `forward` or `backward` cannot do it.
     """
-    forward_names, backward_names = (
-        list(signature(function).parameters) for function in (layer.forward, layer.backward)
-    )
-    rng = np.random.default_rng(1)
-    values = layer.arguments(rng, *shape)
-    output = forward_names[0]
-    before = values[output].copy()  # position_forward adds to what is there
-
-    def run() -> np.ndarray:
-        values[output][...] = before
-        (forward or layer.forward)(*(values[name] for name in forward_names))
-        return values[output].copy()
-
-    dout = values.setdefault(f"d{output}", rng.standard_normal(run().shape))
-    inputs = [name for name in forward_names if f"d{name}" in backward_names and name != output]
+    output, before = layer.output, values[layer.output].copy()  # position_forward adds to it
+    dout = values[f"d{output}"]
+    exact = {name: in_float64(value) for name, value in values.items()}
     d = {
         name: None if values[name] is None else np.full_like(values[name], np.nan)
-        for name in inputs
+        for name in layer.inputs
     }
-    values |= {f"d{name}": gradient for name, gradient in d.items()}
+
+    def run(values: Mapping[str, Any]) -> np.ndarray:
+        values[output][...] = before
+        call(layer.forward, forward, values)
+        return values[output].copy()
 
     def run_backward(accumulate: bool) -> dict[str, np.ndarray]:
-        run()  # what the backward pass reads, and may overwrite
+        run(values)  # what the backward pass reads, and may overwrite
+        given = {**values, **{f"d{name}": gradient for name, gradient in d.items()}}
         # A copy of dout, because a learner's function may compute in place.
-        given = values | {"accumulate": accumulate, f"d{output}": np.array(dout)[()]}
-        (backward or layer.backward)(*(given[name] for name in backward_names))
+        given |= {"accumulate": accumulate, f"d{output}": np.array(dout)[()]}
+        call(layer.backward, backward, given)
         return {name: gradient.copy() for name, gradient in d.items() if gradient is not None}
 
-    first, second = run_backward(accumulate=False), run_backward(accumulate=True)
+    first = run_backward(accumulate=False)
+    adds = takes(backward or layer.backward, layer.backward, "accumulate")
+    second = run_backward(accumulate=adds)
     results = []
     for name in first:
-        if name in ("weight", "bias"):
+        note = ""
+        if layer.is_parameter(name) and adds:
             second[name] -= first[name]
-        expected = differences(run, values[name], dout, h)
-        gradients = first[name], second[name]
-        results.append(compare(name, gradients, expected, LAYER_TOLERANCE))
+        elif layer.is_parameter(name):
+            note = "your function takes no `accumulate`: whether it can add up was not checked"
+        if np.isnan(first[name]).all():
+            note = f"nothing was written to d{name}: assign its elements, as in d{name}[...] = ..."
+        expected = differences(lambda: run(exact), exact[name], dout, h)
+        tolerance = LAYER_TOLERANCES[before.dtype]
+        result = compare(name, [first[name], second[name]], expected, tolerance)
+        results.append(replace(result, note=note))
     return results
 
 
-# Each model on a batch of B sequences of T tokens.
-MODELS = {
-    "gpt2": (
-        (GPT2Config(seq_len=6, vocab_size=11, num_layers=2, num_heads=2, channels=24), 2, 5),
-        (GPT2Config(seq_len=4, vocab_size=130, num_layers=3, num_heads=1, channels=21), 1, 4),
-    ),
-    "llama2": (
-        (Llama2Config(24, 31, 2, num_heads=4, num_kv_heads=2, vocab_size=11, seq_len=6), 2, 5),
-        (Llama2Config(18, 7, 3, num_heads=3, vocab_size=23, seq_len=4, tied=False), 1, 4),
-    ),
-}
+def call(ours: Callable, theirs: Callable | None, values: Mapping[str, Any]) -> None:
+    """Call a layer's function, or one in its place, which may lack arguments that have a default.
+
+    Raises:
+        Stopped: `theirs` lacks an argument that matters here, or raised something.
+    """
+    parameters = signature(ours).parameters
+    if theirs is None:
+        ours(*(values[name] for name in parameters))
+        return
+    taken = [name for name in parameters if takes(theirs, ours, name)]
+    for name, parameter in parameters.items():
+        if name not in taken and values[name] is not parameter.default:
+            raise Stopped(f"it takes no `{name}`")
+    try:
+        theirs(*(values[name] for name in taken))
+    except Exception as error:  # whatever a learner's function can do
+        raise Stopped(f"it stopped with {reason(error)}") from error
 
 
-def check_model(
-    config: GPT2Config | Llama2Config, B: int, T: int, elements: int = 24, h: float = STEP
-) -> list[Result]:
+def takes(theirs: Callable, ours: Callable, name: str) -> bool:
+    """Whether a function in the place of ours has an argument where ours has `name`."""
+    names = list(signature(ours).parameters)
+    kinds = [parameter.kind for parameter in signature(theirs).parameters.values()]
+    return name in (names if Parameter.VAR_POSITIONAL in kinds else names[: len(kinds)])
+
+
+def reason(error: Exception) -> str:
+    """What a learner's function stopped with, and where."""
+    line = traceback.extract_tb(error.__traceback__)[-1]
+    where = f" (in {line.name}, at: {line.line})" if line.line else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def in_float64(value: Any) -> Any:
+    """A copy of an array, its numbers in float64 if they are not whole; all else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return value.astype(np.result_type(value, np.float64) if value.dtype.kind in "fc" else int)
+
+
+def check_model(family: Family, config: Any, elements: int = 24, h: float = STEP) -> list[Result]:
     """Check the gradients of a whole model on `elements` random elements of every tensor, or all.
 
-    The first backward pass must assign, the second add, as in `check_shape`.
+    The first backward pass must assign, the second add, as in `check_case`. The batch has two
+    sequences, one position shorter than they might be.
+
+    Args:
+        family: the model's.
+        config: a small one: each element takes two forward passes.
+        elements: how many to move in each tensor.
+        h: the step of the central differences.
     """
-    model = (GPT2 if isinstance(config, GPT2Config) else Llama2)(config, B, T, np.float64, seed=1)
+    B, T = 2, config.seq_len - 1
+    model = family.model(config, B, T, np.float64, seed=1)
     rng = np.random.default_rng(1)
     # Larger than the initial weights: every layer then matters to the loss.
     model.params.flat += 0.3 * rng.standard_normal(model.params.flat.size)
@@ -464,30 +346,46 @@ def check_model(
             chosen,
         )
         gradients = [flat[start:stop][chosen] for flat in (first, model.grads.flat - first)]
-        label = f"{type(model).__name__} L={config.num_layers} H={config.num_heads} {name}"
+        label = f"{type(model).__name__} L={config.num_layers} {name}"
         scale = np.abs(first[start:stop]).max()  # NaN, and so wrong, if an element was left out
         results.append(compare(label, gradients, expected, MODEL_TOLERANCE, scale))
     return results
 
 
 def print_table(results: Iterable[Result]) -> bool:
-    """Print a row for each tensor; return whether all passed."""
+    """Print a row for each tensor and what it all comes to; return whether all passed."""
     results = list(results)
-    width = max(len(result.tensor) for result in results)
+    width = max((len(result.tensor) for result in results), default=0)
     print(f"{'tensor':<{width}} {'elements':>8} {'largest relative error':>23} {'tolerance':>10}")
     for result in results:
-        verdict = "ok" if result.ok else "WRONG"
-        print(
-            f"{result.tensor:<{width}} {result.elements:>8} {result.error:>23.1e} "
-            f"{result.tolerance:>10.0e}  {verdict}"
-        )
+        found = f"{result.elements:>8} {result.error:>23.1e} {result.tolerance:>10.0e}"
+        word = "ok" if result.ok else "WRONG"
+        if not result.elements:
+            found, word = " " * len(found), "NOT DONE"
+        print(f"{result.tensor:<{width}} {found}  {word}")
+    for note in dict.fromkeys(result.note for result in results if result.note):
+        print(note)
+    print(verdict(results))
     return all(result.ok for result in results)
 
 
-def plot_step_sizes(name: str, path: Path) -> None:
+def verdict(results: list[Result]) -> str:
+    """What a table comes to, in one line."""
+    compared = [result for result in results if result.elements]
+    wrong = [result.tensor for result in compared if not result.ok]
+    if wrong:
+        names = ", ".join(wrong[:3]) + (", ..." if len(wrong) > 3 else "")
+        return f"{len(wrong)} of {len(compared)} gradients are wrong: {names}"
+    if len(compared) < len(results):
+        return f"{len(compared)} gradients agree with central differences, and not all could be had"
+    return f"all {len(compared)} gradients agree with central differences"
+
+
+def plot_step_sizes(layer: Layer, path: Path) -> None:
     """Draw the error of a layer's gradients against the step size h: the V-shaped curve."""
-    layer, steps = LAYERS[name], np.logspace(-12, -0.5, 47)
-    results = [check_shape(layer, layer.shapes[1], h=h) for h in steps]
+    steps, case = np.logspace(-12, -0.5, 47), list(itertools.chain(*layer.cases.values()))[1]
+    values = draw_arguments(layer, case, np.random.default_rng(1))
+    results = [check_case(layer, values, h=h) for h in steps]
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     styles = itertools.cycle(["-", "--", ":"])
@@ -495,46 +393,48 @@ def plot_step_sizes(name: str, path: Path) -> None:
         # An error of exactly 0 has no logarithm.
         errors = [max(result.error, 1e-17) for result in curve]
         axes.loglog(steps, errors, style, color="black", label=curve[0].tensor)
-    axes.axhline(LAYER_TOLERANCE, color="grey", linewidth=0.8)
-    axes.annotate("tolerance", (steps[-1], LAYER_TOLERANCE), va="bottom", ha="right", color="grey")
+    tolerance = results[0][0].tolerance
+    axes.axhline(tolerance, color="grey", linewidth=0.8)
+    axes.annotate("tolerance", (steps[-1], tolerance), va="bottom", ha="right", color="grey")
     axes.annotate("round-off: grows as 1/h", (0.05, 0.93), xycoords="axes fraction")
     axes.annotate("truncation: grows as h²", (0.6, 0.93), xycoords="axes fraction")
     axes.set_xlabel("step size h")
     axes.set_ylabel("largest relative error")
-    axes.set_title(f"{name}: central differences against the backward pass")
+    axes.set_title(f"{layer.name}: central differences against the backward pass")
     axes.legend(title="gradient of", loc="lower left")
     save_figure(figure, path)
 
 
 def main() -> None:
+    layers = find_layers()
+    known = [*layers, *FAMILIES]
     parser = argparse.ArgumentParser(
         description="Prove the backward passes by central differences in float64.",
-        epilog=f"LAYER is one of: {', '.join([*LAYERS, *MODELS])}.",
+        epilog=f"LAYER is one of: {', '.join(known)}.",
     )
     parser.add_argument("what", nargs="*", metavar="LAYER", help="what to check; by default all")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw one layer's error against the step size"
     )
     args = parser.parse_args()
-    known = [*LAYERS, *MODELS]
     for name in args.what:
         if name not in known:
             raise UserError(f"there is no layer {name!r} to check; choose from {', '.join(known)}")
     if args.plot:
-        if len(args.what) != 1 or args.what[0] not in LAYERS:
+        if len(args.what) != 1 or args.what[0] not in layers:
             raise UserError(
                 "--plot draws one layer: name it, as in gradcheck.py layernorm --plot v.png"
             )
-        plot_step_sizes(args.what[0], args.plot)
+        plot_step_sizes(layers[args.what[0]], args.plot)
         print(f"wrote {args.plot}")
 
     results = []
     for name in tqdm(args.what or known, desc="checking", disable=None, leave=False):
-        if name in MODELS:
-            results += [result for shape in MODELS[name] for result in check_model(*shape)]
-        else:
+        if name in layers:
             results += check_layer(name)
+        else:
+            family = FAMILIES[name]
+            results += [result for config in family.small for result in check_model(family, config)]
     if not print_table(results):
         wrong = sum(not result.ok for result in results)
         raise RunError(f"{wrong} of {len(results)} gradients are wrong")
-    print(f"all {len(results)} gradients agree with central differences")

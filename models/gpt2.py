@@ -140,6 +140,12 @@ PRESETS = {
     "gpt2-xl": GPT2Config(num_layers=48, num_heads=25, channels=1600),
 }
 
+# With so few numbers that gradcheck.py can check their gradients.
+SMALL = (
+    GPT2Config(seq_len=6, vocab_size=11, num_layers=2, num_heads=2, channels=24),
+    GPT2Config(seq_len=4, vocab_size=130, num_layers=3, num_heads=1, channels=21),
+)
+
 
 class GPT2(Model):
     """A GPT-2 and every buffer it needs; the arguments are `Model`'s."""

@@ -178,6 +178,12 @@ PRESETS = {
     "llama2-7b": Llama2Config(hidden_dim=11008, seq_len=4096, tied=False),
 }
 
+# With so few numbers that gradcheck.py can check their gradients.
+SMALL = (
+    Llama2Config(24, 31, 2, num_heads=4, num_kv_heads=2, vocab_size=11, seq_len=6),
+    Llama2Config(18, 7, 3, num_heads=3, vocab_size=23, seq_len=4, tied=False),
+)
+
 
 class Llama2(Model):
     """A Llama 2 and every buffer it needs; the arguments are `Model`'s."""

@@ -5,9 +5,10 @@ from inspect import signature
 import numpy as np
 import pytest
 
-from gradcheck import LAYERS, check_layer
+from gradcheck import check_layer
 from layers import tiles
 from layers.attention import attention_backward, attention_forward
+from layers.cases import find_layer
 from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from layers.rope import rope_forward, rope_rotations
 from layers.swiglu import swiglu_backward, swiglu_forward
@@ -30,7 +31,7 @@ def draw(*shape, seed=0):
     ],
 )
 def test_what_is_written_may_be_the_memory_of_what_is_read(layer, direction, written, read):
-    function = getattr(LAYERS[layer], direction)
+    function = getattr(find_layer(layer), direction)
     names = list(signature(function).parameters)
     written, read = names.index(written), names.index(read)
 

@@ -19,7 +19,7 @@ import functools
 import itertools
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
@@ -28,15 +28,15 @@ from tqdm import tqdm
 
 from dev.bench.machine import Worker, has_torch, use_threads
 from errors import at_least
-from gradcheck import LAYERS
+from layers.cases import draw_arguments, find_layer
 from layers.classifier import logit_rows
 from models.gpt2 import PRESETS
 from models.llama2 import Llama2Config
 
 DIRECTIONS = "forward", "backward"
 
-# A layer of gradcheck's, and the shape that its arguments are made for.
-Case = tuple[str, tuple[int, ...]]
+# A layer, and the sizes of its arguments.
+Case = tuple[str, Mapping[str, Any]]
 # What calls a layer, by direction.
 Calls = dict[str, Callable[[], Any]]
 # The seconds that each contender took, by case and direction.
@@ -83,18 +83,19 @@ def gpt2_cases(args: argparse.Namespace) -> dict[str, Case]:
     config, B, T = PRESETS[args.preset], args.batch_size, args.seq_len
     N, C, H, V = B * T, config.channels, config.num_heads, config.vocab_size
     return {
-        "embedding": ("embedding", (N, V, C)),
-        "position": ("position", (B, T, C, T)),
-        "layernorm": ("layernorm", (N, C)),
-        "linear qkv": ("linear", (N, C, 3 * C)),
-        "attention": ("attention", (B, T, H, C // H)),
-        "linear attproj": ("linear", (N, C, C)),
-        "linear fc": ("linear", (N, C, 4 * C)),
-        "gelu": ("gelu", (N, 4 * C)),
-        "linear fcproj": ("linear", (N, 4 * C, C)),
-        "linear classifier": ("linear", (N, C, V, False)),
-        "softmax_crossentropy": ("softmax_crossentropy", (N, V)),
-        "classifier": ("classifier", (N, C, V, logit_rows(N, V))),  # the last two in one
+        "embedding": ("embedding", {"N": N, "V": V, "C": C}),
+        "position": ("position", {"B": B, "T": T, "C": C, "maxT": T}),
+        "layernorm": ("layernorm", {"N": N, "C": C}),
+        "linear qkv": ("linear", {"N": N, "I": C, "O": 3 * C}),
+        "attention": ("attention", {"B": B, "T": T, "H": H, "K": H, "D": C // H}),
+        "linear attproj": ("linear", {"N": N, "I": C, "O": C}),
+        "linear fc": ("linear", {"N": N, "I": C, "O": 4 * C}),
+        "gelu": ("gelu", {"N": N, "C": 4 * C}),
+        "linear fcproj": ("linear", {"N": N, "I": 4 * C, "O": C}),
+        "linear classifier": ("linear", {"N": N, "I": C, "O": V, "bias": None}),
+        "softmax_crossentropy": ("softmax_crossentropy", {"N": N, "V": V}),
+        # The last two in one.
+        "classifier": ("classifier", {"N": N, "C": C, "V": V, "R": logit_rows(N, V)}),
     }
 
 
@@ -104,10 +105,10 @@ def llama2_cases(args: argparse.Namespace) -> dict[str, Case]:
     config = Llama2Config(like.channels, num_heads=like.num_heads)
     H, D = config.num_heads, config.head_size
     return {
-        "rmsnorm": ("rmsnorm", (B * T, config.dim)),
-        "rope": ("rope", (B, T, H, D)),
-        "attention in groups": ("attention", (B, T, H, D, math.gcd(H, 4))),
-        "swiglu": ("swiglu", (B * T, config.hidden_dim)),
+        "rmsnorm": ("rmsnorm", {"N": B * T, "C": config.dim}),
+        "rope": ("rope", {"B": B, "T": T, "H": H, "D": D}),
+        "attention in groups": ("attention", {"B": B, "T": T, "H": H, "K": math.gcd(H, 4), "D": D}),
+        "swiglu": ("swiglu", {"N": B * T, "F": config.hidden_dim}),
     }
 
 
@@ -117,7 +118,7 @@ def measure(
     """Let all contenders take turns, in every direction of every case.
 
     Args:
-        cases: layers and shapes, by label.
+        cases: layers and sizes, by label.
         contenders: what makes the calls of a case, by name.
         pairs: how often each is timed.
     """
@@ -152,25 +153,25 @@ def layer_step(
     return step
 
 
-def our_calls(name: str, shape: tuple[int, ...]) -> Calls:
+def our_calls(name: str, sizes: Mapping[str, Any]) -> Calls:
     """Our layer; gradients of parameters are assigned. Backward reads what forward has saved."""
-    layer, values = LAYERS[name], arguments(name, shape)
+    layer, values = find_layer(name), arguments(name, sizes)
 
     def bind(function: Callable) -> Callable[[], Any]:
         names = signature(function).parameters
-        return functools.partial(function, *(values[each] for each in names if each in values))
+        return functools.partial(function, *(values[each] for each in names))
 
     return {"forward": bind(layer.forward), "backward": bind(layer.backward)}
 
 
-def torch_calls(name: str, shape: tuple[int, ...]) -> Calls:
+def torch_calls(name: str, sizes: Mapping[str, Any]) -> Calls:
     """PyTorch's; its forward pass saves what a backward pass needs, as in training."""
     import torch
 
-    layer = LAYERS[name]
+    layer = find_layer(name)
     values = {
         each: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-        for each, value in arguments(name, shape).items()
+        for each, value in arguments(name, sizes).items()
     }
     output, *others = signature(layer.forward).parameters
     inputs = [
@@ -212,25 +213,12 @@ def torch_functions() -> dict[str, Callable]:
     }
 
 
-class Float32(np.random.Generator):
-    """Draws float32 where gradcheck asks for no type, and else would get float64."""
-
-    def standard_normal(self, size: Any) -> np.ndarray:
-        return super().standard_normal(size, np.float32)
-
-
-def arguments(name: str, shape: tuple[int, ...]) -> dict[str, Any]:
+def arguments(name: str, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """What both functions of a layer take, in float32 and by name; the same on every call."""
-    layer, rng = LAYERS[name], Float32(np.random.PCG64(0))
-    values = layer.arguments(rng, *shape)
-    for each, value in values.items():
-        if isinstance(value, np.ndarray) and value.dtype == np.float64:  # an output
-            values[each] = np.ones_like(value, np.float32)
-    output = next(iter(signature(layer.forward).parameters))
-    if f"d{output}" not in values:
-        values[f"d{output}"] = rng.standard_normal(values[output].shape)
-    for each in signature(layer.backward).parameters:
-        if each not in values and each != "accumulate":  # the gradient of an input
-            x = values[each.removeprefix("d")]
-            values[each] = None if x is None else np.ones_like(x)
+    layer = find_layer(name)
+    if "dlosses" in layer.parameters:
+        sizes = {"dlosses": 1 / sizes["N"], **sizes}  # PyTorch's loss is the mean
+    values = draw_arguments(layer, sizes, np.random.default_rng(0), np.float32)
+    for each in layer.inputs:
+        values[f"d{each}"] = None if values[each] is None else np.ones_like(values[each])
     return values

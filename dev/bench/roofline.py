@@ -50,30 +50,30 @@ MARKERS = {
     },
 }
 
-# Operations and numbers moved; forward, then backward; from the shape in gradcheck.LAYERS. Every
-# operation of a layer's formula counts, a tanh or an exp as one; but not what is done once for a
-# row, and of what moves not arrays with one number for a row or a column.
+# Operations and numbers moved; forward, then backward; from the sizes of a layer. Every operation
+# of its formula counts, a tanh or an exp as one; but not what is done once for a row, and of what
+# moves not arrays with one number for a row or a column.
 COUNTS: dict[str, Callable[..., tuple[tuple[int, int], tuple[int, int]]]] = {
     # Forward is a copy. Backward adds rows to a table that has to be written whole.
     "embedding": lambda N, V, C: ((0, 2 * N * C), (N * C, N * C + V * C)),
-    "position": lambda B, T, C, max_T: (
+    "position": lambda B, T, C, maxT: (
         (B * T * C, 2 * B * T * C + T * C),
-        (B * T * C, B * T * C + max_T * C),
+        (B * T * C, B * T * C + maxT * C),
     ),
     # mean 1, minus mean 1, variance 2, times rstd 1, weight 1, bias 1. Backward: norm 2, dweight 2,
     # dbias 1, dnorm 1, its two means 3, what is left 4.
     "layernorm": lambda N, C: ((7 * N * C, 2 * N * C), (13 * N * C, 3 * N * C)),
     # One product, then two, of a multiplication and an addition for each of N I O.
     "linear": lambda N, I, O, bias=True: (  # noqa: E741
-        (2 * N * I * O + bias * N * O, N * I + I * O + N * O),
-        (4 * N * I * O + bias * N * O, 2 * N * I + 2 * I * O + N * O),
+        (2 * N * I * O + (bias is not None) * N * O, N * I + I * O + N * O),
+        (4 * N * I * O + (bias is not None) * N * O, 2 * N * I + 2 * I * O + N * O),
     ),
-    "attention": lambda B, T, H, D: attention_counts(B, T, H, D),
+    "attention": lambda B, T, H, K, D: attention_counts(B, T, H, D),
     # x^2 1, u 3, tanh 1, y 3. Backward: the same 5 up to tanh, x du/dx 3, derivative 6, dx 1.
     "gelu": lambda N, C: ((8 * N * C, 2 * N * C), (15 * N * C, 3 * N * C)),
     # Largest 1, difference 1, exp 1, sum 1. Backward: difference 1, exp 1, times dlosses 1.
     "softmax_crossentropy": lambda N, V: ((4 * N * V, N * V), (3 * N * V, 2 * N * V)),
-    "classifier": lambda N, C, V, rows: classifier_counts(N, C, V, rows),
+    "classifier": lambda N, C, V, R: classifier_counts(N, C, V, R),
 }
 
 
@@ -140,8 +140,8 @@ def limits_step() -> Callable[[], tuple[int, float, float]]:
 def roofline_points(cases: dict[str, Case], times: Times) -> Points:
     """Operations per byte and GFLOP/s, by label and direction; none for what only copies."""
     points = {}
-    for label, (name, shape) in cases.items():
-        for direction, (operations, numbers) in zip(DIRECTIONS, COUNTS[name](*shape), strict=True):
+    for label, (name, sizes) in cases.items():
+        for direction, (operations, numbers) in zip(DIRECTIONS, COUNTS[name](**sizes), strict=True):
             seconds = statistics.median(times[label, direction]["llm.np"])
             if operations:
                 intensity = operations / (4 * numbers)

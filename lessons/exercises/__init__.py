@@ -11,14 +11,13 @@ takes its place, so that the rest of the lesson runs.
 
 import copy
 import math
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from gradcheck import differences
+from gradcheck import differences, reason
 
 TOLERANCE = 1e-6  # of float64 results, relative to the largest element
 
@@ -92,9 +91,7 @@ def judge(exercise: Exercise, function: Callable) -> tuple[str, bool]:
     except NotImplementedError:
         return "not done yet.", False
     except Exception as error:  # whatever a learner's function can do
-        line = traceback.extract_tb(error.__traceback__)[-1]
-        where = f" (in {line.name}, at: {line.line})" if line.line else ""
-        return f"it stopped with {type(error).__name__}: {error}{where}", False
+        return f"it stopped with {reason(error)}", False
     if None in given:
         return "it returned None: is a `return` missing?", False
     for results in given:

@@ -60,26 +60,27 @@ def test_every_layer_takes_part():
 
 
 def test_arguments_are_float32_and_as_a_model_has_them():
-    values = arguments("attention", (2, 5, 6, 4, 3))
+    values = arguments("attention", {"B": 2, "T": 5, "H": 6, "K": 3, "D": 4})
     assert {x.dtype for x in values.values() if isinstance(x, np.ndarray)} == {np.dtype("f4")}
-    assert values["k"].base is values["q"].base  # views of one projection
+    assert not values["k"].flags.c_contiguous  # a view of a wider projection
     assert values["dk"].shape == (2, 5, 3, 4)
-    values = arguments("linear", (5, 7, 3, False))
+    sizes = {"N": 5, "I": 7, "O": 3}
+    values = arguments("linear", {**sizes, "bias": None})
     assert values["bias"] is values["dbias"] is None
-    assert np.array_equal(values["x"], arguments("linear", (5, 7, 3))["x"])
+    assert np.array_equal(values["x"], arguments("linear", sizes)["x"])
 
 
 def test_operations_of_the_linear_layer():
     N, I, O = 2, 3, 5  # noqa: E741
     products = sum(2 for _ in range(N) for _ in range(I) for _ in range(O))
-    (forward, _), (backward, _) = roofline.COUNTS["linear"](N, I, O, False)
+    (forward, _), (backward, _) = roofline.COUNTS["linear"](N, I, O, None)
     assert (forward, backward) == (products, 2 * products)
 
 
 def test_operations_of_attention():
     B, T, H, D = 2, 5, 3, 4
     scores = B * H * sum(1 for t in range(T) for s in range(T) if s <= t)
-    (forward, _), (backward, _) = roofline.COUNTS["attention"](B, T, H, D)
+    (forward, _), (backward, _) = roofline.COUNTS["attention"](B, T, H, H, D)
     # A product of D numbers for the score, one with D values; each number, 5 for the softmax.
     assert forward == scores * (2 * D + 2 * D + 5)
     assert backward == scores * (5 * 2 * D + 6)
@@ -89,10 +90,10 @@ def test_operations_of_a_step_are_those_that_the_trainer_counts():
     """But for what is no matrix product, and half of the diagonal of the scores."""
     config, args = PRESETS["gpt2"], options()
     total = 0
-    for label, (name, shape) in gpt2_cases(args).items():
+    for label, (name, sizes) in gpt2_cases(args).items():
         if name in ("linear", "attention"):
             times = 1 if label == "linear classifier" else config.num_layers
-            total += times * sum(operations for operations, _ in roofline.COUNTS[name](*shape))
+            total += times * sum(operations for operations, _ in roofline.COUNTS[name](**sizes))
     assert total == pytest.approx(config.step_flops(args.batch_size, args.seq_len), rel=5e-3)
 
 
@@ -101,9 +102,9 @@ def test_operations_of_a_step_are_those_that_the_trainer_counts():
 )
 def test_moved_are_all_arrays(label):
     """But for those with one number for a row or a column."""
-    name, shape = gpt2_cases(options("tiny", 2, 64))[label]
+    name, sizes = gpt2_cases(options("tiny", 2, 64))[label]
     for (_, numbers), function in zip(
-        roofline.COUNTS[name](*shape), our_calls(name, shape).values(), strict=True
+        roofline.COUNTS[name](**sizes), our_calls(name, sizes).values(), strict=True
     ):
         sizes = [x.size for x in function.args if isinstance(x, np.ndarray) and x.ndim > 1]
         assert numbers == pytest.approx(sum(sizes), rel=0.01)

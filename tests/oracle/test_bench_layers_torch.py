@@ -1,18 +1,20 @@
 """What dev/bench/layers.py times as PyTorch's layers is what ours compute."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from dev.bench.layers import our_calls, torch_calls  # noqa: E402
-from gradcheck import LAYERS  # noqa: E402
+from layers.cases import find_layers  # noqa: E402
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", find_layers())
 def test_both_compute_the_same(name):
-    shape = LAYERS[name].shapes[-1]
-    ours, theirs = our_calls(name, shape), torch_calls(name, shape)
+    *_, sizes = itertools.chain(*find_layers()[name].cases.values())
+    ours, theirs = our_calls(name, sizes), torch_calls(name, sizes)
     ours["forward"]()
     out = ours["forward"].args[0]
     expected = theirs["forward"]().detach().numpy()
