@@ -4,6 +4,8 @@ import ast
 from collections.abc import KeysView
 from pathlib import Path
 
+from models import FAMILIES
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. What stands in one line may not import each other, but for the modules of one
@@ -25,16 +27,24 @@ LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 BESIDE = {"dev"}
 
 
-def imports(path: Path) -> KeysView[str]:
-    """The first names of what a file imports, wherever in it; in order, those in functions last."""
+def whole_imports(path: Path) -> list[str]:
+    """What a file imports, wherever in it; in order, those in functions last.
+
+    What it takes from a package may be a module too.
+    """
     modules = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            modules.append(node.module)
-    return dict.fromkeys(name.partition(".")[0] for name in modules).keys()
+            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return modules
+
+
+def imports(path: Path) -> KeysView[str]:
+    """The first names of that."""
+    return dict.fromkeys(name.partition(".")[0] for name in whole_imports(path)).keys()
 
 
 def modules() -> dict[Path, str]:
@@ -71,3 +81,10 @@ def test_what_a_script_may_import_looks_for_our_own_modules_first():
         if name not in others and (path.parent == ROOT or path.name == "__init__.py"):
             ours = [name for name in imports(path) if name in LEVEL]
             assert ours[:1] == ["own_imports"], path
+
+
+def test_only_models_formats_and_the_two_doors_name_a_family():
+    """So a new one is a file in models/ and a line in its list."""
+    known = {f"models.{kind}" for kind in FAMILIES}
+    naming = {name for path, name in modules().items() if known & set(whole_imports(path))}
+    assert naming <= {"models", "formats", "gpt2_train", "llama2_train"}
