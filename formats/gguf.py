@@ -50,7 +50,6 @@ MAX_HEADER_BYTES = 10_000_000
 MAX_ENTRIES = 1 << 16
 MAX_NAME_BYTES = 256  # of a key, a tensor or one of Llama's tokens
 
-
 # The types of values, by their numbers in the file.
 SCALARS = {
     0: "u1",

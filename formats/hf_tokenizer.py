@@ -2,9 +2,8 @@
 
 Handled are the three kinds that tokenizer.py has. GPT-2's kind is BPE on bytes, and every byte is
 spelled as a printable character. Llama's kind is a SentencePiece model in the clothes of BPE: "▁"
-is a blank, and <0x00> to <0xFF> are the bytes of characters that are not in the vocabulary; what is
-done to blanks may be other than in Llama (sentencepiece_model.py, `Settings`). A vocabulary of
-characters is BPE without merges, which leaves out the characters that it has not.
+is a blank, and <0x00> to <0xFF> are the bytes of other characters; what is done to blanks may be
+other than in Llama. A vocabulary of characters is BPE without merges, which leaves out all others.
 Refused: special tokens other than <|endoftext|> in GPT-2's kind, and than <unk>, <s> and </s> in
 Llama's; GPT-2's kind with ids that are not in the order of the merges; whatever else is done to a
 text before it is encoded. Not read: what is put around a text; here that is as in GPT-2 and Llama.
@@ -175,12 +174,11 @@ def read(
         return _read_characters(tokens, source)
     if llama and model.get("ignore_merges"):
         raise _unlike(source, "the setting ignore_merges")
-    settings = _settings(**steps) if llama else None
-    if not (settings if llama else _splits_like_gpt2(**steps)):
+    settings = (_settings if llama else _splits_like_gpt2)(**steps)
+    if not settings:
         raise _unlike(source, f"the steps {shortened(steps)} before its model")
-    if llama:
-        return *_read_llama(tokens, pairs, source), settings
-    return _read_gpt2(tokens, pairs, source)
+    table = (_read_llama if llama else _read_gpt2)(tokens, pairs, source)
+    return (*table, settings) if llama else table
 
 
 def write(folder: Path, tokenizer: Tokenizer) -> None:
@@ -275,8 +273,7 @@ def _splits_like_gpt2(normalizer: Any, pre_tokenizer: Any) -> bool:
 def _settings(normalizer: Any, pre_tokenizer: Any) -> Settings | None:
     """The settings, if they are all that is done to a text but for writing "▁" for a blank."""
     every = [Settings(prefix, extra) for prefix in (True, False) for extra in (True, False)]
-    known = [(settings, _normalizer(settings), None) for settings in every]
-    known.append((NO_PREFIX, REPLACE, None))
+    known = [(NO_PREFIX, REPLACE, None), *((each, _normalizer(each), None) for each in every)]
     for scheme, settings in {"always": LLAMA, "first": LLAMA, "never": NO_PREFIX}.items():
         known.append((settings, None, METASPACE | {"prepend_scheme": scheme}))
     return next((each for each, *steps in known if steps == [normalizer, pre_tokenizer]), None)
@@ -375,10 +372,9 @@ def _gpt2_content(ranks: dict[bytes, int]) -> dict[str, Any]:
 
 def _llama_content(tokenizer: LlamaTokenizer) -> dict[str, Any]:
     pieces, scores, settings = tokenizer.pieces, tokenizer.scores, settings_of(tokenizer)
-    if settings.charsmap:  # their step of that name works on other stretches of a text
+    if settings.charsmap:  # the step Precompiled applies rules to other stretches of a text
         raise UserError(
-            "a tokenizer.json cannot have the rules by which this tokenizer replaces characters; "
-            "choose another format"
+            "a tokenizer.json cannot say how this one replaces characters; choose another format"
         )
     tokens = LLAMA_SPECIAL + [piece.decode() for piece in pieces[len(LLAMA_SPECIAL) : FIRST_PIECE]]
     for piece in pieces[FIRST_PIECE:]:
