@@ -54,7 +54,8 @@ class DataLoader:
     sharing one: a window's first seq_len tokens are the inputs, its last seq_len the targets. Each
     epoch orders the windows of all shards anew. The next num_ranks * batch_size of that order are
     one global batch, of which every rank takes its own slice, so many ranks see together what one
-    rank with a larger batch sees. What does not fill a global batch at an epoch's end is left out.
+    rank with a larger batch sees. What does not fill a global batch at an epoch's end is left out,
+    unless `drop_last` is false: then the last batch is smaller, and that of some ranks empty.
 
     Args:
         pattern: a path whose last part may have wildcards, as in "data/pydocs/train_*.bin".
@@ -64,6 +65,7 @@ class DataLoader:
         seed: with the epoch's number it decides the order of the windows.
         shuffle: whether to shuffle; if not, the windows come in the order of the files.
         rank, num_ranks: which of how many processes this loader feeds.
+        drop_last: whether all batches must be full.
 
     Raises:
         FormatError: a shard is damaged or something else.
@@ -81,6 +83,7 @@ class DataLoader:
         shuffle: bool = True,
         rank: int = 0,
         num_ranks: int = 1,
+        drop_last: bool = True,
     ):
         if batch_size < 1 or seq_len < 1:
             raise UserError(
@@ -94,6 +97,7 @@ class DataLoader:
         self.batch_size, self.seq_len, self.vocab_size = batch_size, seq_len, vocab_size
         self.seed, self.shuffle = seed, shuffle
         self.rank, self.num_ranks = rank, num_ranks
+        self.smallest_batch = num_ranks * batch_size if drop_last else 1
 
         self.paths = _matching_files(Path(pattern))
         self.shards = [_open_shard(path) for path in self.paths]
@@ -102,30 +106,35 @@ class DataLoader:
         self.num_windows = sum(windows)
         if not len(self):
             held = sum(shard.size for shard in self.shards)
-            needed = num_ranks * batch_size * seq_len + 1
             raise UserError(
-                f"{pattern} holds {held} tokens, and one batch of {num_ranks * batch_size} windows "
-                f"needs at least {needed}; lower the batch size or the sequence length"
+                f"{pattern} holds {held} tokens, and a batch of {self.smallest_batch} x {seq_len} "
+                f"needs {self.smallest_batch * seq_len + 1}; lower the batch size or the sequence "
+                "length"
             )
         self.reset()
 
     def __len__(self) -> int:
         """Batches per epoch."""
-        return self.num_windows // (self.num_ranks * self.batch_size)
+        together = self.num_ranks * self.batch_size
+        return (self.num_windows + together - self.smallest_batch) // together
 
     def next_batch(self) -> tuple[np.ndarray, np.ndarray]:
         """The next batch: tokens (B, T) and targets (B, T), int32, new arrays every time.
+
+        Without `drop_last`, the last batch of an epoch may have fewer rows, or none.
 
         Raises:
             FormatError: a token is outside the vocabulary.
         """
         together = self.num_ranks * self.batch_size
-        if self.position + together > self.num_windows:
+        if self.position + self.smallest_batch > self.num_windows:
             self._start_epoch(self.epoch + 1)
         first = self.position + self.rank * self.batch_size
         windows = self.order[first : first + self.batch_size]
-        batch = np.stack([self._window(window) for window in windows])  # (B, T+1)
-        self.position += together
+        batch = np.empty((len(windows), self.seq_len + 1), np.int32)
+        for row, window in zip(batch, windows, strict=True):
+            row[:] = self._window(window)
+        self.position = min(self.position + together, self.num_windows)
         return batch[:, :-1].copy(), batch[:, 1:].copy()
 
     def state(self) -> dict[str, int]:
@@ -184,6 +193,15 @@ class DataLoader:
         return tokens
 
 
+def count_tokens(pattern: Path) -> list[int]:
+    """How many tokens there are in each of the shards that match a pattern, as their sizes say.
+
+    Raises:
+        UserError: no shard matches.
+    """
+    return [(path.stat().st_size - HEADER_BYTES) // 2 for path in _matching_files(pattern)]
+
+
 def _matching_files(pattern: Path) -> list[Path]:
     paths = sorted(path for path in pattern.parent.glob(pattern.name) if path.is_file())
     if not paths:
@@ -208,7 +226,7 @@ def _open_shard(path: Path) -> np.memmap:
         )
     magic, version, count, checksum = (int(number) for number in np.fromfile(path, "<i4", 4))
     if magic != MAGIC:
-        found = OTHER_MAGICS.get(magic, "another format")
+        found = OTHER_MAGICS.get(magic, "another format, such as nanoGPT's, which has no header")
         raise FormatError(
             f"{path} begins with {magic} instead of {MAGIC}: it looks like {found}; "
             "give token files made by dev/data/"

@@ -135,7 +135,8 @@ def train(run: Run, stop: "StopRequest") -> None:
 
     run.finish()
     print(f"wrote {args.out / CHECKPOINT}, {args.out / 'log.csv'} and {args.out / 'loss.png'}")
-    print(f"let it speak: {command('sample.py', args.out, '--prompt', args.prompt)}")
+    prompt = ["--prompt", args.prompt] if args.prompt else []
+    print(f"let it speak: {command('sample.py', args.out, *prompt)}")
     kept = run.best()
     if kept and kept.val_loss == run.lowest:
         print(f"best validation loss {kept.val_loss:.4f} at step {kept.step}: {args.out / BEST}")

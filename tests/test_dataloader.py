@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pytest
 
-from dataloader import DataLoader, write_shard
+from dataloader import DataLoader, count_tokens, write_shard
 from errors import FormatError, RunError, UserError
 
 
@@ -100,6 +100,34 @@ def test_what_fills_no_batch_is_left_out(corpus):
     assert starts(ordered, 6) == WINDOWS[:15] + WINDOWS[:3]
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_without_drop_last_every_window_is_read_once(corpus, num_ranks):
+    options = {"batch_size": 3, "shuffle": False, "drop_last": False, "num_ranks": num_ranks}
+    ranks = [loader(corpus, rank=rank, **options) for rank in range(num_ranks)]
+    assert {len(rank) for rank in ranks} == {-(-16 // (3 * num_ranks))}
+    for _ in range(2):  # epochs
+        seen = []
+        for _ in range(len(ranks[0])):
+            parts = [rank.next_batch() for rank in ranks]
+            seen += [int(token) for tokens, _ in parts for token in tokens[:, 0]]
+            for tokens, targets in parts:
+                assert tokens.shape == targets.shape == (len(tokens), 10)
+                np.testing.assert_array_equal(targets, tokens + 1)
+        assert seen == WINDOWS
+        assert ranks[-1].state()["read"] == 16
+    if num_ranks == 3:
+        assert [len(part[0]) for part in parts] == [3, 3, 1]
+    assert [rank.next_batch()[0].shape for rank in ranks] == [(3, 10)] * num_ranks
+
+
+def test_a_rank_may_have_nothing_of_the_last_batch(corpus):
+    last = loader(corpus, batch_size=9, shuffle=False, drop_last=False, rank=2, num_ranks=3)
+    assert len(last) == 1
+    tokens, targets = last.next_batch()
+    assert tokens.shape == targets.shape == (0, 10)
+    assert last.next_batch()[0].shape == (0, 10)  # of the next epoch
+
+
 def test_ranks_together_see_what_one_rank_with_a_larger_batch_sees(corpus):
     together = loader(corpus, batch_size=6)
     ranks = [loader(corpus, batch_size=2, rank=rank, num_ranks=3) for rank in range(3)]
@@ -177,6 +205,10 @@ def test_a_state_that_does_not_fit_is_refused(corpus, state):
     assert batches.state() == {"epoch": 0, "read": 0, "windows": 16}
 
 
+def test_the_tokens_of_shards_are_counted(corpus):
+    assert count_tokens(corpus) == [101, 4, 67]
+
+
 def test_no_file(tmp_path):
     with pytest.raises(UserError, match=r"no file matches .*train_\*\.bin; prepare a corpus"):
         loader(tmp_path / "train_*.bin")
@@ -214,13 +246,15 @@ def test_a_file_that_is_no_shard_is_refused(tmp_path, data, sentence):
 def test_a_corpus_shorter_than_one_batch_is_refused(tmp_path):
     write_shard(tmp_path / "a.bin", np.arange(60))
     assert len(loader(tmp_path / "a.bin", batch_size=5)) == 1
-    sentence = "holds 60 tokens, and one batch of 6 windows needs at least 61; lower the batch size"
+    sentence = "holds 60 tokens, and a batch of 6 x 10 needs 61; lower the batch size or the seq"
     with pytest.raises(UserError, match=sentence):
         loader(tmp_path / "a.bin", batch_size=6)
     with pytest.raises(UserError, match=sentence):
         loader(tmp_path / "a.bin", batch_size=2, num_ranks=3)
-    with pytest.raises(UserError, match="holds 60 tokens"):
-        DataLoader(tmp_path / "a.bin", 1, 60, vocab_size=1000)
+    assert len(loader(tmp_path / "a.bin", batch_size=6, drop_last=False)) == 1
+    for drop_last in (True, False):
+        with pytest.raises(UserError, match="holds 60 tokens, and a batch of 1 x 60 needs 61; low"):
+            DataLoader(tmp_path / "a.bin", 1, 60, vocab_size=1000, drop_last=drop_last)
 
 
 def test_a_token_outside_the_vocabulary_is_named_with_its_place(tmp_path):

@@ -5,22 +5,19 @@ import inspect
 import itertools
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from adam import cosine_schedule
-from dev.data import pydocs
 from errors import UserError, at_least
 from formats.checkpoint import described, find_whole, list_checkpoints
-from formats.tokenizer_files import find_tokenizer
 from load import Source, open_model
 from models import FAMILIES
 from models.model import RECOMPUTE
 from tokenizer import Tokenizer
 from training.ranks import Ranks
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source | None]:
@@ -77,7 +74,6 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
     if args.preset not in family.presets:
         known = ", ".join(family.presets)
         raise UserError(f"there is no preset {args.preset!r}; choose from {known}")
-    args.batch_size = args.batch_size or 8
     if args.warmup is None:
         args.warmup = args.steps // 10
     if not args.out:
@@ -173,28 +169,12 @@ def check_vocabulary(source: Source, tokenizer: Tokenizer, folder: Path) -> None
         )
 
 
-def find_corpus(name: str | None) -> Path:
-    """The folder of a corpus: the one named, else the one made last, else pydocs, made now.
-
-    Raises:
-        UserError: there is no corpus of that name.
-    """
-    if name:
-        for folder in (Path(name), ROOT / "data" / name):
-            if find_tokenizer(folder):
-                return folder
-        raise UserError(
-            f"there is no corpus {name}, neither as a folder nor in data/; make one with a script "
-            "in dev/data, for example python dev/data/textfile.py MY.txt; where one has moved, "
-            "--data says its new place"
-        )
-    made = [path for folder in (ROOT / "data").glob("*") if (path := find_tokenizer(folder))]
-    if made:
-        return max(made, key=lambda path: path.stat().st_mtime).parent
-    print("no corpus is prepared: preparing Python's own documentation", flush=True)
-    folder = ROOT / "data" / "pydocs"
-    pydocs.prepare(folder)
-    return folder
+def usual_prompt(tokenizer: Tokenizer, seq_len: int) -> str | None:
+    """What samples continue, if that can be written; None where they begin a text."""
+    with suppress(UserError):
+        if len(tokenizer.encode_prompt("The")) <= seq_len:
+            return "The"
+    return None
 
 
 def make_parser(kind: str) -> argparse.ArgumentParser:
@@ -229,14 +209,14 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         "--batch-size",
         type=at_least(1),
         metavar="B",
-        help="sequences at once, on each rank (default: 8)",
+        help="sequences at once, on each rank (default: 8, but no more than a small text has)",
     )
     data.add_argument(
         "--seq-len",
         type=at_least(1),
         metavar="T",
         help="tokens in a sequence, and positions of a new model (default: the preset's or the "
-        "model's positions, but for a sequence at most 256)",
+        "model's positions, but for a sequence at most 256, and no more than a small text has)",
     )
     data.add_argument(
         "--grad-accum",
@@ -340,7 +320,10 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         help=f"steps between samples, 0 for none {default}",
     )
     run.add_argument(
-        "--prompt", default="The", metavar="TEXT", help=f"what samples continue {default}"
+        "--prompt",
+        metavar="TEXT",
+        help="what samples continue (default: The; where the vocabulary has not these letters, "
+        "samples begin a text)",
     )
     run.add_argument(
         "--save-every",

@@ -35,8 +35,15 @@ from models import FAMILIES
 from models.model import Model
 from sampler import generate
 from tokenizer import Tokenizer
+from training.corpus import find_corpus, fit_to_text
 from training.memory import check_memory, draw_memory_map
-from training.options import channels, check_vocabulary, find_corpus, new_config, read_arguments
+from training.options import (
+    channels,
+    check_vocabulary,
+    new_config,
+    read_arguments,
+    usual_prompt,
+)
 from training.progress import Progress
 from training.ranks import Ranks
 from training.report import COLUMNS, Best, Log, Row, command
@@ -139,8 +146,13 @@ class Run:
         """
         self.val_batches.reset()
         count = min(self.args.val_batches, len(self.val_batches)) if thoroughly else 1
-        losses = [self.model.forward(*self.val_batches.next_batch()) for _ in range(count)]
-        loss = self.ranks.total(sum(losses)) / (count * self.ranks.size)
+        total, windows = 0.0, 0
+        for _ in range(count):
+            tokens, targets = self.val_batches.next_batch()
+            if len(tokens):  # of the last batch, other ranks may have all that there is
+                total += len(tokens) * self.model.forward(tokens, targets)
+                windows += len(tokens)
+        loss = self.ranks.total(total) / self.ranks.total(windows)
         if not math.isfinite(loss):
             raise DivergedError(f"the validation loss is {loss}")
         return loss
@@ -149,7 +161,8 @@ class Run:
         """How the model continues `--prompt`."""
         settings = {"temperature": 0.8, "top_p": 0.9, "rng": self.rng}
         prompt = self.args.prompt
-        return prompt + "".join(generate(self.model, self.tokenizer, prompt, 64, **settings))
+        pieces = generate(self.model, self.tokenizer, prompt, 64, **settings)
+        return (prompt or "") + "".join(pieces)
 
     def resume_command(self) -> str:
         """What to type to go on with this run."""
@@ -329,7 +342,8 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
         check_vocabulary(source, tokenizer, folder)
     else:
         config = new_config(kind, args, vocab_size=tokenizer.vocab_size)
-    B, T = args.batch_size, args.seq_len or min(config.seq_len, 256)
+    fit_to_text(args, folder, config.seq_len, ranks.size)
+    B, T = args.batch_size, args.seq_len
 
     # The tables of shapes tell what will be allocated, to the byte.
     params, acts = config.param_shapes(), config.act_shapes(B, T, recompute=args.recompute)
@@ -340,6 +354,8 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
             print(f"fine-tuning: the learning rate is {args.lr:.2e}, a tenth of a new model's")
     if args.min_lr > args.lr:
         raise UserError(f"--min-lr {args.min_lr} is above --lr {args.lr}; lower it")
+    if args.prompt is None:
+        args.prompt = usual_prompt(tokenizer, T)
     if len(tokenizer.encode_prompt(args.prompt)) > T:
         raise UserError(f"--prompt has more tokens than the {T} that the model sees; shorten it")
     num_params = num_elements(params)
@@ -385,7 +401,9 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
             total=ranks.total if args.zero else ranks.mean,
         ),
         batches=DataLoader(folder / "train_*.bin", B, T, **shards),
-        val_batches=DataLoader(folder / "val_*.bin", B, T, shuffle=False, **shards),
+        val_batches=DataLoader(
+            folder / "val_*.bin", B, T, shuffle=False, drop_last=False, **shards
+        ),
         rng=np.random.default_rng(args.seed),
         positions=max(T, source.positions if source else 0),
     )

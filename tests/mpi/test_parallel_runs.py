@@ -2,12 +2,14 @@
 
 import csv
 import re
+import shutil
 import signal
 
 import numpy as np
 import psutil
 import pytest
 
+from dataloader import write_shard
 from files import alone_in
 from formats.checkpoint import read_meta
 
@@ -75,6 +77,23 @@ def test_ranks_train_as_one_does(train, tmp_path):
             scale = np.abs(saved[name]).max()  # of single elements Adam can double a round-off
             np.testing.assert_allclose(array, saved[name], rtol=0, atol=1e-3 * scale, err_msg=name)
     assert {read_meta(tmp_path / name / "best.npz")["best"]["step"] for name in told} == {STEPS}
+
+
+def test_ranks_share_what_little_there_is_to_validate_with(mpirun, corpus, tmp_path):
+    """Three windows: of two ranks one has one, of four one has none."""
+    shutil.copytree(corpus, tmp_path / "little")
+    val = tmp_path / "little" / "val_000000.bin"
+    write_shard(val, np.fromfile(val, "<u2", offset=1024)[: 3 * 16 + 1])
+    validated = {}
+    for num_ranks in (1, 2, 4):
+        arguments = [*SETTINGS, "--data", tmp_path / "little", "--out", tmp_path / f"{num_ranks}"]
+        batch = ["--batch-size", 4 // num_ranks, "--steps", 2]
+        process = mpirun(num_ranks, "gpt2_train.py", *arguments, *batch)
+        _, err = process.communicate(timeout=120)
+        assert (process.returncode, err) == (0, "")
+        validated[num_ranks] = float(rows(tmp_path / f"{num_ranks}")[-1]["val_loss"])
+    assert validated[2] == pytest.approx(validated[1], abs=1e-5)
+    assert validated[4] == pytest.approx(validated[1], abs=1e-5)
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(train, tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 import pytest
 
+import training.corpus
 from dataloader import write_shard
 from formats import llama2_c
 from formats.checkpoint import read_meta
@@ -40,7 +41,7 @@ def test_a_model_whose_vocabulary_is_not_known(program, corpus, tmp_path):
 def test_without_names_the_newest_corpus_and_a_free_folder_are_taken(
     program, corpus, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(options, "ROOT", tmp_path)
+    monkeypatch.setattr(training.corpus, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     for age, name in enumerate(("new", "old")):
         shutil.copytree(corpus, tmp_path / "data" / name)
@@ -54,7 +55,7 @@ def test_without_names_the_newest_corpus_and_a_free_folder_are_taken(
 
 
 def test_without_a_corpus_the_default_one_is_made(program, tmp_path, monkeypatch):
-    monkeypatch.setattr(options, "ROOT", tmp_path)
+    monkeypatch.setattr(training.corpus, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     assert program("gpt2_train", *SMALL, "--steps", 1)[0] == 0
     assert (tmp_path / "data" / "pydocs" / "train_000000.bin").is_file()
@@ -103,7 +104,7 @@ def test_the_memory_is_told_exactly(program, small, tmp_path):
         (["--min-lr", 1, "--lr", 0.1], ["--min-lr", "above --lr"]),
         (["--prompt", "much too long for sixteen tokens, " * 5], ["--prompt", "16"]),
         (["--memory-map", "map.xyz"], ["map.xyz", "png"]),
-        (["--batch-size", 5000], ["batch", "lower"]),  # the corpus is too small
+        (["--batch-size", 9000], ["batch of 9000 x 16", "lower"]),  # the corpus is too small
         (["--batch-size", 50_000_000], ["memory", "lower --batch-size"]),
     ],
 )
