@@ -81,8 +81,8 @@ def train(run: Run, stop: "StopRequest") -> None:
         f"usual, {steps} steps take {time_in_all}",
         flush=True,
     )
-    if ranks.size > 1:
-        print(ranks.describe(), flush=True)
+    if to_know := ranks.describe():
+        print(to_know, flush=True)
 
     stop.patient = True  # from now on there is something to lose
     if args.on_spike == "rollback" and run.step == 0:

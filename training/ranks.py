@@ -57,8 +57,14 @@ class Ranks:
         """Part from the others."""
 
     def describe(self) -> str:
-        """How many there are, for a person; nothing of a process that is alone."""
-        return ""
+        """What a person should know of them; nothing of a process that has all cores for itself."""
+        allowed, there = len(_own_cores()), os.cpu_count()
+        if allowed == there:
+            return ""
+        return (
+            f"this process may run on {allowed} of {there} cores: it was started so, by mpirun without "
+            "--bind-to none, by taskset or the like"
+        )
 
     def first(self, choose: Callable[[], Any]) -> Any:
         """What `choose` returns or raises on rank 0, the only one to call it."""
@@ -178,6 +184,8 @@ class MPIRanks(Ranks):
             return []  # an MPI, or an mpi4py, that does not know
 
     def describe(self) -> str:
+        if self.size == 1:
+            return super().describe()
         return (
             f"{self.size} ranks, {self.on_machine} of them on this machine, where each may run on "
             f"{len(_own_cores())} of {os.cpu_count()} cores and uses {num_threads()} threads"

@@ -94,6 +94,14 @@ def test_every_operation_is_what_it_says(mpirun, num_ranks):
     assert (status, out, err) == (0, f"the end 0 {num_ranks}\n", "")
 
 
+def test_a_rank_says_that_mpirun_has_bound_it(mpirun):
+    if os.cpu_count() == 1:
+        pytest.skip("needs more than one core")
+    status, out, _ = run(mpirun, 1, "print(r.describe())", "--bind-to", "core")
+    assert status == 0
+    assert out.startswith(f"this process may run on 1 of {os.cpu_count()} cores: it was started so")
+
+
 MISTAKE = """
         def refuse():
             raise UserError('too small; take another')
