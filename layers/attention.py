@@ -21,7 +21,7 @@ import numpy as np
 
 from errors import UserError
 from layers.shapes import check_shapes
-from layers.tiles import TILE, run_tiles, scratch, slices, tile_count
+from layers.tiles import TILE, run_products, scratch, slices, tile_count
 
 # Queries that share one product with the keys: with fewer, the products are too small to be fast;
 # with more, more of the masked half is computed for nothing. Measured at T = 256: 32 and 128 are
@@ -91,7 +91,7 @@ def attention_forward(
             lse[b, h, g, queries] = (largest + np.log(total))[..., 0]
 
     tiles = _head_tiles(B, K, min(T, QUERIES) * (start + T))
-    run_tiles(work, [(b, h, rows) for rows in _query_slices(T) for b, h in tiles])
+    run_products(work, [(b, h, rows) for rows in _query_slices(T) for b, h in tiles])
 
 
 @check_shapes
@@ -163,7 +163,7 @@ def attention_backward(
                 dk[b, h, past] += np.matmul(dscores.swapaxes(2, 3), tile_q, out=product)
                 dv[b, h, past] += np.matmul(probs.swapaxes(2, 3), tile_dout, out=product)
 
-    run_tiles(work, _head_tiles(B, K, min(T, QUERIES) * T))
+    run_products(work, _head_tiles(B, K, min(T, QUERIES) * T))
 
 
 def _groups_first(x: np.ndarray, K: int) -> np.ndarray:

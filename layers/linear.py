@@ -8,7 +8,16 @@ Derived in lessons/03_linear.ipynb.
 import numpy as np
 
 from layers.shapes import check_shapes
-from layers.tiles import TILE, num_threads, row_tiles, run_tiles, scratch, shares, slices
+from layers.tiles import (
+    TILE,
+    num_threads,
+    row_tiles,
+    run_products,
+    run_tiles,
+    scratch,
+    shares,
+    slices,
+)
 
 # With so few rows, reading the weights is what takes the time. A scalar product of each row of
 # weights reads them at the speed of memory, where BLAS's matrix-vector product takes twice as long.
@@ -44,10 +53,9 @@ def linear_forward(
             out[..., o] += bias[o]
 
     if few_rows:
-        parts = slices(len(weight), num_threads() if weight.size > MANY_WEIGHTS else 1)
+        run_tiles(work, slices(len(weight), num_threads() if weight.size > MANY_WEIGHTS else 1))
     else:
-        parts = shares(len(weight), out.size * weight.shape[1])
-    run_tiles(work, parts)
+        run_products(work, shares(len(weight), out.size * weight.shape[1]))
 
 
 @check_shapes
@@ -89,6 +97,6 @@ def linear_backward(
         if dbias is not None:
             np.add(dbias[o] if accumulate else 0, dout[:, o].sum(axis=0), out=dbias[o])
 
-    run_tiles(work_dx, shares(len(dx), multiplications))
+    run_products(work_dx, shares(len(dx), multiplications))
     parts = row_tiles(dweight) if accumulate else shares(len(dweight), multiplications)
-    run_tiles(work_dweight, parts)
+    run_products(work_dweight, parts)

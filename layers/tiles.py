@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,10 +35,28 @@ def num_threads() -> int:
     everything else is. Its own threads would be no faster, and they go on running for a while after
     each product, in the way of ours: attention took 1.7 times as long, small models a fifth longer.
     """
+    return _limit_blas()[0]
+
+
+@functools.cache
+def _limit_blas() -> tuple[int, bool]:
+    """The threads that BLAS was going to use, and whether it goes on using them.
+
+    So it does if another thread of this program has limited it before: since threadpoolctl 3.8,
+    OpenBLAS obeys the first thread that does, as long as that one lives.
+    """
     blas = ThreadpoolController().select(user_api="blas")
     count = max((library["num_threads"] for library in blas.info()), default=os.cpu_count() or 1)
     blas.limit(limits=1)
-    return count
+    kept = any(library["num_threads"] > 1 for library in blas.info())
+    if kept:
+        print(
+            f"matrix products are slower than they could be: another thread of this program has "
+            f"set the number of BLAS's threads, so it keeps {count}; set it nowhere, or in the "
+            "thread that computes",
+            file=sys.stderr,
+        )
+    return count, kept
 
 
 @functools.cache
@@ -74,6 +93,15 @@ def run_tiles(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         for helper in helpers:
             helper.result()
     return results
+
+
+def run_products(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """The same where `work` multiplies matrices: one after the other if BLAS keeps its threads.
+
+    Products on several threads, each of which BLAS wants to share out again, wait for each other:
+    attention took 2.6 times as long as one after the other.
+    """
+    return [work(item) for item in items] if _limit_blas()[1] else run_tiles(work, items)
 
 
 class _Memory(threading.local):
@@ -113,11 +141,14 @@ def slices(length: int, count: int) -> list[slice]:
 def shares(length: int, multiplications: int) -> list[slice]:
     """`range(length)` in a slice for each thread, or in one, if there is too little to multiply.
 
+    In one, too, if BLAS keeps its threads.
+
     Args:
         length: of the side along which a matrix product is cut.
         multiplications: in the whole product.
     """
-    return slices(length, num_threads() if multiplications > PRODUCT else 1)
+    several = multiplications > PRODUCT and not _limit_blas()[1]
+    return slices(length, num_threads() if several else 1)
 
 
 def tile_count(size: int, worth: int = TILE) -> int:

@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from layers import tiles
 from layers.tiles import run_tiles, shares, slices
@@ -76,6 +77,48 @@ def test_blas_hands_its_threads_over():
     count, *blas = out.stdout.split()
     assert set(blas) <= {"1"}
     assert not blas or count == str(min(2, os.cpu_count()))
+
+
+# What a program may do: its main thread sets the number of BLAS's threads, another one computes.
+OWNED = """
+import threading
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+from layers import tiles
+
+def compute():
+    there = set()
+    meeting = threading.Barrier(2, timeout=10)
+    def work(_):
+        there.add(threading.get_ident())
+    for _ in range(2):
+        tiles.run_products(work, range(20))
+    assert there == {threading.get_ident()}
+    assert tiles.shares(100, 10**9) == [slice(0, 100)]
+    tiles.run_tiles(lambda _: meeting.wait(), range(2))
+    computed.append(tiles.num_threads())
+
+computed = []
+threadpool_limits(2)
+worker = threading.Thread(target=compute)
+worker.start()
+worker.join()
+print(*computed, *(blas["num_threads"] for blas in threadpool_info()))
+"""
+
+
+def test_products_are_left_to_a_blas_that_keeps_its_threads():
+    pytest.importorskip("threadpoolctl", minversion="3.8")
+    layers = [b.get("threading_layer") for b in threadpool_info() if b["user_api"] == "blas"]
+    if layers != ["pthreads"] or os.cpu_count() == 1:
+        pytest.skip("this BLAS obeys every thread, or has one itself")
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    result = subprocess.run(
+        [sys.executable, "-c", OWNED], env=environment, capture_output=True, text=True
+    )
+    assert result.stdout == "2 2\n", result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "so it keeps 2; set it nowhere" in result.stderr
 
 
 def test_a_product_is_shared_out_if_it_is_worth_it(threads):

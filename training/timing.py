@@ -18,7 +18,7 @@ import numpy as np
 
 from adam import AdamW
 from buffers import extents
-from layers.tiles import num_threads, run_tiles, shares
+from layers.tiles import num_threads, run_products, shares
 from models.model import Model
 
 
@@ -29,7 +29,7 @@ def matmul_peak(size: int = 1536, repeats: int = 6) -> float:
     seconds = []
     for _ in range(repeats):
         begin = time.perf_counter()
-        run_tiles(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts)
+        run_products(lambda rows: np.matmul(a[rows], b, out=out[rows]), parts)
         seconds.append(time.perf_counter() - begin)
     return 2 * size**3 / min(seconds) / 1e9
 
