@@ -62,8 +62,8 @@ class Ranks:
         if allowed == there:
             return ""
         return (
-            f"this process may run on {allowed} of {there} cores: it was started so, by mpirun without "
-            "--bind-to none, by taskset or the like"
+            f"this process may run on {allowed} of {there} cores: it was started so, by mpirun "
+            "without --bind-to none, by taskset or the like"
         )
 
     def first(self, choose: Callable[[], Any]) -> Any:
