@@ -51,7 +51,7 @@ def _limit_blas() -> tuple[int, bool]:
     kept = any(library["num_threads"] > 1 for library in blas.info())
     if kept:
         print(
-            f"matrix products are slower than they could be: another thread of this program has "
+            "matrix products are slower than they could be: another thread of this program has "
             f"set the number of BLAS's threads, so it keeps {count}; set it nowhere, or in the "
             "thread that computes",
             file=sys.stderr,
@@ -95,7 +95,7 @@ def run_tiles(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     return results
 
 
-def run_products(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+def run_products(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """The same where `work` multiplies matrices: one after the other if BLAS keeps its threads.
 
     Products on several threads, each of which BLAS wants to share out again, wait for each other:
