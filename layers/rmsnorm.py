@@ -30,7 +30,7 @@ def rmsnorm_forward(
         r /= C
         r += eps
         np.sqrt(r, out=r)
-        np.divide(1, r, out=r)
+        np.reciprocal(r, out=r)
         np.multiply(xr, r[:, None], out=o)
         o *= weight
 

@@ -55,7 +55,7 @@ def check_shapes(layer: Callable[..., None]) -> Callable[..., None]:
     Raises:
         UserError: in a call; it names the argument, the shape that it has and the right one.
     """
-    parameters = signature(layer).parameters
+    declared = signature(layer)
 
     # In small models a comparison is felt, so none is made twice. Bounded, because with every token
     # of a text there is one key more.
@@ -63,7 +63,7 @@ def check_shapes(layer: Callable[..., None]) -> Callable[..., None]:
     def compare(*shapes: Shape | None) -> None:
         found = {
             name: shape or ()
-            for (name, parameter), shape in zip(parameters.items(), shapes, strict=False)
+            for (name, parameter), shape in zip(declared.parameters.items(), shapes, strict=False)
             if shape is not None or not isinstance(None, parameter.annotation)
         }
         match_shapes(layer.__name__, written_shapes(layer), found)
@@ -71,7 +71,7 @@ def check_shapes(layer: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(layer)
     def checked(*args: Any, **kwargs: Any) -> None:
         if kwargs:
-            bound = signature(layer).bind(*args, **kwargs)
+            bound = declared.bind(*args, **kwargs)
             bound.apply_defaults()
             args = bound.args
         compare(*[getattr(x, "shape", None if x is None else ()) for x in args])

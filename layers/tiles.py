@@ -76,8 +76,8 @@ def run_tiles(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         work: writes its tile of the outputs; does not call this function itself.
         items: one per tile.
     """
-    if len(items) == 1 or num_threads() == 1:
-        return [work(item) for item in items]
+    if num_threads() == 1 or len(items) == 1:
+        return list(map(work, items))
     results: list[Any] = [None] * len(items)
     remaining = iter(range(len(items)))
 
@@ -118,15 +118,15 @@ def scratch(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
     given back to the system and faulted in again tile after tile: it made GELU's backward pass
     three times slower.
     """
-    ends = [0]
+    end, starts = 0, []
     for shape in shapes:
-        ends.append(ends[-1] + -(-math.prod(shape) * dtype.itemsize // 64) * 64)
-    if _memory.block.size < ends[-1]:
-        _memory.block = np.empty(ends[-1], np.uint8)
+        starts.append(end)
+        end += -(-math.prod(shape) * dtype.itemsize // 64) * 64
+    if _memory.block.size < end:
+        _memory.block = np.empty(end, np.uint8)
     block = _memory.block
-    return [
-        np.ndarray(shape, dtype, block, start) for shape, start in zip(shapes, ends, strict=False)
-    ]
+    places = zip(shapes, starts, strict=True)
+    return [np.ndarray(shape, dtype, block, start) for shape, start in places]
 
 
 def slices(length: int, count: int) -> list[slice]:
