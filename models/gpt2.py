@@ -25,7 +25,6 @@ from layers.embedding import (
 from layers.gelu import gelu_backward, gelu_forward
 from layers.layernorm import layernorm_backward, layernorm_forward
 from layers.linear import linear_backward, linear_forward
-from layers.views import reshape_view
 from models.model import Model, check_counts, split_heads
 
 
@@ -316,5 +315,5 @@ class GPT2(Model):
     def _split_qkv(self, qkv: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(..., 3C) -> q, k and v, each (..., H, D), views."""
         H, C = self.config.num_heads, self.config.channels
-        split = reshape_view(qkv, *qkv.shape[:-1], 3, H, C // H)
+        split = qkv.reshape(*qkv.shape[:-1], 3, H, C // H)
         return split[..., 0, :, :], split[..., 1, :, :], split[..., 2, :, :]

@@ -190,9 +190,12 @@ class Model:
 
 
 def split_heads(x: np.ndarray, B: int, num_heads: int) -> np.ndarray:
-    """(N, C) -> (B, T, H, D), or of all layers (L, N, C) -> (L, B, T, H, D); a view."""
+    """(N, C) -> (B, T, H, D), or of all layers (L, N, C) -> (L, B, T, H, D).
+
+    A view: only where axes are joined, and not split, may `reshape` have to make a copy.
+    """
     layers = x.shape[:1] if x.ndim > 2 else ()
-    return reshape_view(x, *layers, B, -1, num_heads, x.shape[-1] // num_heads)
+    return x.reshape(*layers, B, -1, num_heads, x.shape[-1] // num_heads)
 
 
 def check_counts(**numbers: int) -> None:
