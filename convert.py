@@ -31,9 +31,12 @@ from buffers import Buffer, check_available, num_elements
 from errors import UserError
 from formats import gguf, huggingface, llama2_c, llm_c
 from formats.checkpoint import save_checkpoint
+from formats.tokenizer_files import padded
 from formats.weights import FLOATS, Parts, Weights
-from load import Source, fill, model_meta, open_model
+from load import Source, fill, model_meta, open_model, tell_spare_rows
 from models import FAMILIES
+from models.model import unpadded_shapes
+from tokenizer import LlamaTokenizer
 
 
 def write_checkpoint(
@@ -83,6 +86,8 @@ def main() -> None:
     if not args.output and (args.to or args.dtype):
         raise UserError("a model is written only where an output is named; name one")
     source = open_model(args.input, args.tokenizer)
+    if source.tokenizer:
+        tell_spare_rows(source.tokenizer, source.config.vocab_size)
     if not args.output:
         describe(source)
         return
@@ -113,6 +118,8 @@ def main() -> None:
     if not tokenizer:
         print(f"it has no tokenizer, for {source.tokenizer_source}; --tokenizer gives it one")
     elif to.startswith(("llm.c", "llama2.c")):  # whose models' files have none
+        if type(tokenizer) is LlamaTokenizer:  # of which run.c reads a token for each row
+            tokenizer = LlamaTokenizer(*padded(tokenizer, source.config.vocab_size))
         beside = output.with_name(f"{output.stem}.{tokenizer.file_name}")
         tokenizer.save(beside)
         print(f"wrote {beside}: its tokenizer")
@@ -160,7 +167,7 @@ def describe(source: Source) -> None:
     """Print what a file is, and a line for each of its tensors."""
     weights, tokenizer = source.weights, source.tokenizer
     known = f"{tokenizer.vocab_size:,} tokens: " if tokenizer else "unknown: "
-    size = sum(math.prod(parts.shape) for parts in weights.tensors.values())
+    size = num_elements(unpadded_shapes(source.config))
     print(f"format      {weights.format}")
     if weights.note:
         print(f"note        {weights.note}")

@@ -3,6 +3,7 @@
 The format of a file is recognised, never asked for.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import own_imports
-from buffers import Buffer, Shapes, check_available, extents, num_elements
+from buffers import Buffer, check_available, extents, num_elements
 from errors import FormatError, UserError
 from formats import gguf, huggingface, llama2_c, llm_c, state_dict
 from formats.checkpoint import (
@@ -25,7 +26,7 @@ from formats.checkpoint import (
 from formats.tokenizer_files import load_tokenizer, tokenizer_from_bytes
 from formats.weights import SINGLE, Parts, Weights
 from models import FAMILIES
-from models.model import Model
+from models.model import Model, unpadded_shapes
 from tokenizer import Tokenizer
 
 # Positions of all texts together that a sampler computes at once: enough to be fast.
@@ -48,7 +49,10 @@ TOKENIZERS = (
     "characters.json",
     "meta.pkl",
 )
-GPT2_TOKENS = 50257
+# A table may have more rows than there are tokens: for one of padding that only the model has got,
+# or up to a round number. But a tokenizer that lies beside it with a tenth less is another model's.
+FEWEST_TOKENS = 0.9
+GPT2_TOKENS, GPT2_ROUNDED = 50257, 50304  # nanoGPT rounds it up for the sake of GPUs
 
 MOST_POSITIONS = 1 << 24  # of a model; nothing in a Llama's file contradicts a forged number
 # Names of files that say nothing; the folder's name says more.
@@ -156,8 +160,10 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
 
     Args:
         path: the file or the folder.
-        tokenizer: as for `tokenizer_of`; by default the one in the file, else one beside it that
-            has as many tokens as the model, else GPT-2's if the model has that many.
+        tokenizer: as for `tokenizer_of`, with at most as many tokens as the model's table has rows;
+            by default the one in the file, else one beside it with as many tokens as rows, else the
+            one beside it with the most, if less than a tenth of the rows has none, else GPT-2's for
+            its 50,257 rows or these rounded up to 50,304.
 
     Raises:
         UserError: there is no such file, or the tokenizer is another model's.
@@ -174,7 +180,7 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
     positions = meta.get("positions", config.seq_len)
     if type(positions) is not int or not 1 <= positions <= config.seq_len <= MOST_POSITIONS:
         raise FormatError(f"{path} has {positions!r} of {config.seq_len} positions; it is damaged")
-    for name, shape in _shapes(config).items():
+    for name, shape in unpadded_shapes(config).items():
         if weights.tensors[name].shape != shape:
             raise FormatError(
                 f"{path}: {name} is {weights.tensors[name].shape}, and with the model's numbers "
@@ -184,7 +190,7 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
         found, found_in = _find_tokenizer(path, weights, config.vocab_size)
     else:
         found, found_in = tokenizer_of(tokenizer), str(tokenizer)
-        if found.vocab_size != config.vocab_size:
+        if found.vocab_size > config.vocab_size:
             raise UserError(
                 f"{tokenizer} has {found.vocab_size:,} tokens, but the model in {path} has "
                 f"{config.vocab_size:,}; give the --tokenizer that it was trained with"
@@ -284,7 +290,7 @@ def _from_checkpoint(path: Path, meta: Mapping[str, Any]) -> Weights:
     starts = {name: offset + 4 * start for name, (start, _) in extents(shapes).items()}
     tensors = {
         name: Parts.mapped(name, path, np.dtype(np.float32), starts[name], shape)
-        for name, shape in _shapes(config).items()
+        for name, shape in unpadded_shapes(config).items()
     }
     return Weights(FORMAT, kind, numbers, tensors, tokenizer)
 
@@ -296,27 +302,50 @@ def _make_config(path: Path, kind: str, numbers: Mapping[str, Any]) -> Any:
         raise FormatError(f"{path} holds a model that cannot be: {error}") from None
 
 
-def _shapes(config: Any) -> Shapes:
-    """The shapes of the tensors in files: as in the buffers, but wte has a row for each token."""
-    shapes = config.param_shapes()
-    return shapes | {"wte": (config.vocab_size, *shapes["wte"][1:])}
+def fits(tokenizer: Tokenizer, rows: int) -> bool:
+    """Whether a model whose table has so many rows may have this tokenizer, if nobody says so."""
+    return FEWEST_TOKENS * rows < tokenizer.vocab_size <= rows
 
 
-def _find_tokenizer(path: Path, weights: Weights, vocab_size: int) -> tuple[Tokenizer | None, str]:
+def tell_spare_rows(tokenizer: Tokenizer, rows: int) -> None:
+    """Say on stderr if a model's table has more rows than its tokenizer has tokens."""
+    if tokenizer.vocab_size < rows:
+        print(
+            f"the model has {rows:,} tokens, and its tokenizer {tokenizer.vocab_size:,}: the rest "
+            "stay in the model, and are never picked",
+            file=sys.stderr,
+        )
+
+
+def _find_tokenizer(path: Path, weights: Weights, rows: int) -> tuple[Tokenizer | None, str]:
     """A model's tokenizer and where that is from, or None and why there is none."""
-    if weights.tokenizer:
-        return weights.tokenizer, "in the file"
+    own = weights.tokenizer
+    if own and own.vocab_size > rows:
+        raise FormatError(
+            f"{path} has a tokenizer of {own.vocab_size:,} tokens and a model of {rows:,}; it is "
+            "damaged"
+        )
+    if own:
+        return own, "in the file"
     folder = path if path.is_dir() else path.parent
-    files = [folder / name.format(stem=path.stem, N=vocab_size) for name in TOKENIZERS]
-    names = [str(file) for file in files if file.is_file()]
+    files = [folder / name.format(stem=path.stem, N=rows) for name in TOKENIZERS]
     reason = "none is in the file or beside it"
-    for name in [*names, "gpt2"] if vocab_size == GPT2_TOKENS else names:
+    found: list[tuple[Tokenizer, str]] = []
+    for name in [str(file) for file in files if file.is_file()]:
         try:
             tokenizer = load_tokenizer(name)
         except UserError as error:
             reason = str(error)
             continue
-        if tokenizer.vocab_size == vocab_size:
+        if tokenizer.vocab_size == rows:
             return tokenizer, name
-        reason = f"{name} has {tokenizer.vocab_size:,} tokens, and the model {vocab_size:,}"
-    return None, reason
+        if fits(tokenizer, rows):
+            found.append((tokenizer, name))
+        reason = f"{name} has {tokenizer.vocab_size:,} tokens, and the model {rows:,}"
+    if not found and GPT2_TOKENS <= rows <= GPT2_ROUNDED:
+        try:
+            return load_tokenizer("gpt2"), "gpt2"
+        except UserError as error:
+            reason = str(error)
+    missing = None, weights.unread_tokenizer or reason
+    return max(found, key=lambda each: each[0].vocab_size, default=missing)

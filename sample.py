@@ -26,7 +26,7 @@ from errors import UserError, at_least
 from files import decode_text
 from formats.checkpoint import BEST
 from formats.tokenizer_files import FILES
-from load import open_model
+from load import open_model, tell_spare_rows
 from sampler import Chat, Settings, Stats, generate_many
 
 
@@ -105,6 +105,7 @@ def main() -> None:
             f"{args.model} does not say how it writes text ({source.tokenizer_source}); give its "
             f"--tokenizer: gpt2, or a {FILES}"
         )
+    tell_spare_rows(tokenizer, source.config.vocab_size)
     if args.chat:
         chat = Chat(source.load(), tokenizer, args.system, args.max_tokens, rng, **settings)
         converse(chat)

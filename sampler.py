@@ -312,7 +312,7 @@ def _pieces(
 ) -> Iterator[tuple[int, str]]:
     """What `generate_many` returns."""
     decoders = [tokenizer.decoder(last) for last in cache.tokens[:, -1]]
-    steps = generate_tokens(cache, max_tokens, tokenizer.ends, settings, rng)
+    steps = generate_tokens(cache, max_tokens, tokenizer.ends, settings, rng, tokenizer.vocab_size)
     begin = time.perf_counter()
     tokens = next(steps, {})
     stats.prompt_seconds += time.perf_counter() - begin
@@ -392,6 +392,7 @@ def generate_tokens(
     ends: Iterable[int] = (),
     settings: Settings = Settings(),
     rng: np.random.Generator | None = None,
+    vocab_size: int | None = None,
 ) -> Iterator[dict[int, int]]:
     """Continue the texts in a cache by one token at a time, each until one of `ends`.
 
@@ -401,6 +402,7 @@ def generate_tokens(
         ends: tokens that end a text; they are not returned.
         settings: how tokens are chosen.
         rng: gives each text a generator of its own; by default it is seeded with 0.
+        vocab_size: how many tokens there are, if the model's table has rows for more.
 
     Returns:
         {number of the text: its next token} for those that have not ended, step by step.
@@ -409,7 +411,7 @@ def generate_tokens(
     rngs = [np.random.default_rng(seed) for seed in rng.integers(2**63, size=len(cache.tokens))]
     going = range(len(cache.tokens))
     for _ in range(max_tokens):
-        tokens = settings.pick(cache.next_logits(), cache.texts(), rngs)
+        tokens = settings.pick(cache.next_logits()[:, :vocab_size], cache.texts(), rngs)
         cache.append(tokens[:, None])
         going = [number for number in going if tokens[number] not in ends]
         if not going:

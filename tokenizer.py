@@ -5,20 +5,22 @@ A token's id is its rank, and the one special token, `<|endoftext|>`, comes afte
 `tiktoken` does the encoding. Llama's kind is a list of pieces with scores, where `<s>` begins a
 text and `</s>` ends it. The third kind is the simplest: every character is a token.
 
-Handled: GPT-2's vocabulary, plain bytes, vocabularies trained here on a text of your own, Llama's,
-and the characters of a text. formats/tokenizer_files.py reads them.
-Not handled: other special tokens (in a text even `<|endoftext|>` and `<s>` are plain text), and
+Handled: GPT-2's vocabulary, plain bytes, vocabularies trained here on a text of your own, and
+Llama's, each also with special tokens behind it, such as `<pad>`; and the characters of a text.
+formats/tokenizer_files.py reads them.
+Not handled: special tokens in a text, where even `<|endoftext|>` and `<s>` are plain text, and
 other ways of splitting a text into words.
 """
 
 import base64
 import codecs
 import json
+import math
 import re
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from heapq import heappop, heappush
 from itertools import pairwise
@@ -71,6 +73,13 @@ class Tokenizer(ABC):
 
         Raises:
             UserError: the text has a character that the vocabulary cannot spell.
+        """
+
+    @abstractmethod
+    def __eq__(self, other: object) -> bool:
+        """Whether every text has the same tokens in both: equal pieces, merged in the same order.
+
+        Special tokens, which no text becomes, do not count.
         """
 
     @abstractmethod
@@ -157,18 +166,20 @@ class BytePairTokenizer(Tokenizer):
 
     Args:
         ranks: {bytes: rank}, the ranks being 0, 1, 2, ...
+        added: special tokens behind `<|endoftext|>`, such as `<pad>`.
 
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.2.
     """
 
     file_name = "tokenizer.tiktoken"
 
-    def __init__(self, ranks: dict[bytes, int]):
-        self.ranks = ranks
-        self.vocab_size = len(ranks) + 1
+    def __init__(self, ranks: dict[bytes, int], added: Sequence[str] = ()):
+        self.ranks, self.added = ranks, added
         self.begin = len(ranks)
         self.ends = frozenset({self.begin})
-        self._token_bytes = [*sorted(ranks, key=ranks.__getitem__), END_OF_TEXT.encode()]
+        special = [token.encode() for token in (END_OF_TEXT, *added)]
+        self._token_bytes = [*sorted(ranks, key=ranks.__getitem__), *special]
+        self.vocab_size = len(self._token_bytes)
         self._encoding = tiktoken.Encoding(
             "llm.np",
             pat_str=GPT2_PATTERN,
@@ -203,9 +214,15 @@ class BytePairTokenizer(Tokenizer):
             tokens += self._encoding._encode_single_piece(text[gap.start() : start])
         return tokens + self._encoding.encode_ordinary(text[start:])
 
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.ranks == other.ranks
+
     def to_bytes(self) -> bytes:
-        """A line `base64 rank` per token, ranks in order: tiktoken's own format."""
-        tokens = self._token_bytes[: self.begin]
+        """A line `base64 rank` per token, ranks in order: tiktoken's own format.
+
+        The special tokens follow only where there are others than `<|endoftext|>`.
+        """
+        tokens = self._token_bytes if self.added else self._token_bytes[: self.begin]
         return b"".join(
             b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens)
         )
@@ -226,6 +243,7 @@ class LlamaTokenizer(Tokenizer):
         pieces: the bytes of every token: `<unk>`, `<s>` and `</s>`, then `<0x00>` to `<0xFF>`,
             which stand for single bytes, then pieces of texts.
         scores: the score of every token; of two possible merges, the one to the higher comes first.
+            A piece of the score -inf is a special token, such as `<pad>`.
 
     Source: llama2.c, run.c and tokenizer.py; Kudo and Richardson 2018 (arXiv 1808.06226).
     """
@@ -242,7 +260,11 @@ class LlamaTokenizer(Tokenizer):
         self._token_bytes = [pieces[0], b"", b"", *single_bytes, *pieces[FIRST_PIECE:]]
 
         texts = pieces[FIRST_PIECE:]
-        self._tokens = {text: token for token, text in enumerate(texts, start=FIRST_PIECE)}
+        self._tokens = {
+            text: token
+            for token, text in enumerate(texts, start=FIRST_PIECE)
+            if scores[token] != -math.inf
+        }
         self._merges: dict[tuple[int, int], tuple[float, int]] = {}
         for joined, token in self._tokens.items():
             for cut in range(1, len(joined)):
@@ -253,7 +275,7 @@ class LlamaTokenizer(Tokenizer):
 
         # Where no piece has a blank after something else, no merge crosses such a place. A text
         # can then be encoded word by word, and a frequent word needs the work only once.
-        crossed = any(re.search(rb"[^ ] ", text) for text in texts)
+        crossed = any(re.search(rb"[^ ] ", text) for text in self._tokens)
         self._words = re.compile("(?s:.+)" if crossed else " *[^ ]+| +")
         self._encode_word = lru_cache(maxsize=1 << 16)(self._encode_word)
 
@@ -303,6 +325,27 @@ class LlamaTokenizer(Tokenizer):
     def encode_prompt(self, text: str | None) -> list[int]:
         tokens = super().encode_prompt(text)
         return tokens if text is None else [self.begin, *tokens]
+
+    def merges(self) -> list[tuple[int, int]]:
+        """The pairs of tokens that are merged, in order: by scores, as Hugging Face ranks them.
+
+        Of equal scores the longest halves come first, which in a run of blanks are the leftmost.
+
+        Source: transformers, convert_slow_tokenizer.py, generate_merges.
+        """
+
+        def place(pair: tuple[int, int]) -> tuple[float, int, int]:
+            left, right = (len(self.pieces[token].decode(errors="replace")) for token in pair)
+            return self._merges[pair][0], -left, -right
+
+        return sorted(self._merges, key=place)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            type(other) is type(self)
+            and self._tokens == other._tokens
+            and self.merges() == other.merges()
+        )
 
     def _bytes_of(self, token: int, previous: int | None) -> bytes:
         """As for every tokenizer, but without the blank that `encode` put in front of the text."""

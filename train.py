@@ -25,9 +25,11 @@ from types import FrameType
 import numpy as np
 from tqdm import tqdm
 
+from buffers import num_elements
 from errors import DivergedError, UserError, on_stop, print_to_nowhere
 from formats.checkpoint import BEST, CHECKPOINT
 from models import FAMILIES
+from models.model import unpadded_shapes
 from training import listing
 from training.curves import draw_losses
 from training.options import learning_rate
@@ -73,7 +75,10 @@ def train(run: Run, stop: "StopRequest") -> None:
     """
     args, ranks = run.args, run.ranks
     peak = Peak(ranks.total)
-    print(f"{run.model.params.flat.size:,} parameters on {run.corpus}; the run is in {args.out}")
+    num_params = num_elements(unpadded_shapes(run.model.config))
+    padding = run.model.params.flat.size - num_params
+    padded = f" (and {padding:,} numbers of padding)" if padding else ""
+    print(f"{num_params:,} parameters{padded} on {run.corpus}; the run is in {args.out}")
     steps = args.steps - run.step
     time_in_all = tqdm.format_interval(steps * run.step_flops / (peak.speed / 2 * 1e9))
     print(

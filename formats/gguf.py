@@ -6,65 +6,34 @@ first; queries and keys are rotated in pairs of neighbours, as ours are.
 
 Handled: GPT-2 and Llama with their tokenizers; versions 2 and 3 of the format; float32, float16 and
 bfloat16, and to read also every quantised type that the library `gguf` can turn into floats.
-Not handled: big-endian files, models in several files, tokenizers that are not laid out like ours
-(the model is then said to have none), and what our models do not compute, such as experts and
-stretched rotations: a model with a key or a tensor that is not known here is refused.
+Not handled: big-endian files, models in several files, and what our models do not compute, such as
+experts and stretched rotations: a model with a key or a tensor that is not known here is refused.
 
-The library writes and dequantises. It does not read: it believes every length in a file, and makes
-an array of every value.
+gguf_header.py reads the header, and gguf_tokenizer.py what it has of a tokenizer. The library
+writes and dequantises.
 
-Source of the format: ggml, docs/gguf.md; of the keys and tensors: llama.cpp, src/llama-model.cpp,
-src/llama-vocab.cpp and conversion/.
+Source of the format: ggml, docs/gguf.md; of the keys and tensors: llama.cpp, src/llama-model.cpp
+and conversion/.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from errors import FormatError, UserError
 from files import replacing
-from formats.hf_tokenizer import byte_characters, merges
-from formats.sentencepiece_model import BLANK, Settings, make_tokenizer, settings_of
+from formats.gguf_header import Stored, damaged, get, read_header
+from formats.gguf_tokenizer import add_tokenizer, read_tokenizer
 from formats.weights import FLOATS, SINGLE, Parts, Weights, as_type, missing
-from tokenizer import (
-    BYTE_PIECES,
-    END_OF_TEXT,
-    FIRST_BYTE,
-    FIRST_PIECE,
-    SPECIAL_PIECES,
-    BytePairTokenizer,
-    CharTokenizer,
-    LlamaTokenizer,
-    Tokenizer,
-)
 
 DTYPES = tuple(FLOATS)
-
-# Llama 3's header, with 128,000 tokens, has 8 MB. What a forged one can cost is bounded so.
-MAX_HEADER_BYTES = 10_000_000
-MAX_ENTRIES = 1 << 16
-MAX_NAME_BYTES = 256  # of a key, a tensor or one of Llama's tokens
-
-# The types of values, by their numbers in the file.
-SCALARS = {
-    0: "u1",
-    1: "i1",
-    2: "<u2",
-    3: "<i2",
-    4: "<u4",
-    5: "<i4",
-    6: "<f4",
-    7: "?",
-    10: "<u8",
-    11: "<i8",
-    12: "<f8",
-}
-STRING, ARRAY = 8, 9
+CHUNK = 1 << 20  # numbers of two tables that are compared at once
 
 # The types of tensors that are not quantised, by their numbers in the file.
 FLOAT_TYPES = {0: FLOATS["float32"], 1: FLOATS["float16"], 30: FLOATS["bfloat16"]}
@@ -88,6 +57,7 @@ TENSORS = {
         "fcprojb": "blk.{}.ffn_down.bias",
         "lnfw": "output_norm.weight",
         "lnfb": "output_norm.bias",
+        "wcls": "output.weight",  # wte once more, in files of before March 2025
     },
     "llama": {
         "wte": "token_embd.weight",
@@ -141,15 +111,6 @@ NEUTRAL = {
 UNUSED = {"vocab_size", "tensor_data_layout"}  # the tensors tell the same
 
 
-class _Stored(NamedTuple):
-    """How and where a tensor lies in a file; `kind` is the number of its type."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: int
-    offset: int
-
-
 def read(path: Path) -> Weights:
     """What is in a file: floats are views of it, quantised tensors become float32 part by part.
 
@@ -157,14 +118,14 @@ def read(path: Path) -> Weights:
         FormatError: it is not a GGUF file, a damaged one, or a model that is not handled here.
         UserError: it has quantised tensors, and the library `gguf` is not installed.
     """
-    version, values, stored = _Header(path).read()
-    architecture = _get(path, values, "general.architecture", str, None)
+    version, values, stored = read_header(path)
+    architecture = get(path, values, "general.architecture", str, None)
     if architecture not in KINDS:
         raise FormatError(
             f"{path} is a model of the architecture {architecture!s:.60}, and only gpt2 and llama "
             "are known here; give another"
         )
-    if _get(path, values, "split.count", int, 1) > 1:
+    if get(path, values, "split.count", int, 1) > 1:
         raise FormatError(
             f"{path} is one of a model's files; join them with llama.cpp's llama-gguf-split --merge"
         )
@@ -173,23 +134,26 @@ def read(path: Path) -> Weights:
     config["vocab_size"] = tensors["wte"].shape[0]
     if architecture == "llama":
         config["tied"] = "wcls" not in tensors
-    tokenizer = _read_tokenizer(path, values, config["vocab_size"])
-    return Weights(f"GGUF, version {version}", KINDS[architecture], config, tensors, tokenizer)
+    elif tensors.pop("wcls", None):
+        _check_copy(path, stored["token_embd.weight"], stored["output.weight"])
+    tokenizer, reason = read_tokenizer(path, values, config["vocab_size"])
+    kind = KINDS[architecture]
+    return Weights(f"GGUF, version {version}", kind, config, tensors, tokenizer, reason)
 
 
 def write(path: Path, weights: Weights, dtype: str = "float32") -> None:
     """Write a model with its tokenizer; only matrices are in another type than float32.
 
     Raises:
-        UserError: the model has no tokenizer, or one with other tokens; a weight is too large for
-            the type; or the library `gguf` is not installed.
+        UserError: the model has no tokenizer, or one with more tokens than it; a weight is too
+            large for the type; or the library `gguf` is not installed.
         RunError: it cannot be written; what was there before is unharmed.
     """
     gguf = _library(path)
     architecture = next(name for name, kind in KINDS.items() if kind == weights.kind)
     writer = gguf.GGUFWriter(None, architecture)
     _add_config(writer, architecture, weights.config)
-    _add_tokenizer(writer, path, weights)
+    add_tokenizer(writer, path, weights)
     dtypes = {}
     for name, template in TENSORS[architecture].items():
         if name not in weights.tensors:  # the classifier of a tied model
@@ -226,105 +190,6 @@ def _library(path: Path) -> ModuleType:
     return gguf
 
 
-def _damaged(path: Path, what: str) -> FormatError:
-    return FormatError(f"{path} has {what}; it is damaged or not a GGUF file, so get it anew")
-
-
-# The header
-
-
-class _Header:
-    """The header of a file, read from front to back."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.position = path, 0
-        with path.open("rb") as file:
-            self.data = file.read(MAX_HEADER_BYTES)
-
-    def read(self) -> tuple[int, dict[str, Any], dict[str, _Stored]]:
-        """The version, the values by key, and the tensors by name.
-
-        A string is a str, but one in a list is bytes, since tokens need not be whole characters.
-        """
-        if self.take(4) != b"GGUF":
-            raise _damaged(self.path, "not the first four bytes of a GGUF file")
-        version = self.integer(4)
-        if version not in (2, 3):
-            raise FormatError(
-                f"{self.path} is a GGUF file of version {version} or a big-endian one; only "
-                "little-endian files of version 2 and 3 are known, so convert it with llama.cpp"
-            )
-        num_tensors, num_values = self.integer(8), self.integer(8)
-        if max(num_tensors, num_values) > MAX_ENTRIES:
-            raise _damaged(self.path, f"{num_tensors} tensors and {num_values} keys")
-        values = {self.name(): self.value() for _ in range(num_values)}
-        tensors = [self.tensor() for _ in range(num_tensors)]
-        alignment = _get(self.path, values, "general.alignment", int, 32)
-        if alignment < 1:
-            raise _damaged(self.path, f"an alignment of {alignment}")
-        start = -(-self.position // alignment) * alignment
-        stored = {each.name: each._replace(offset=start + each.offset) for each in tensors}
-        if len(values) < num_values or len(stored) < num_tensors:
-            raise _damaged(self.path, "a key or a tensor twice")
-        return version, values, stored
-
-    def tensor(self) -> _Stored:
-        """A tensor's description; its offset counts from the end of the header."""
-        name = self.name()
-        num_dims = self.integer(4)
-        if not 1 <= num_dims <= 4:
-            raise _damaged(self.path, f"a tensor {name} of {num_dims} dimensions")
-        shape = tuple(self.integer(8) for _ in range(num_dims))[::-1]
-        if 0 in shape:
-            raise _damaged(self.path, f"a tensor {name} of the shape {shape}")
-        return _Stored(name, shape, kind=self.integer(4), offset=self.integer(8))
-
-    def value(self) -> Any:
-        kind = self.integer(4)
-        if kind == STRING:
-            return self.string().decode("utf-8", errors="replace")
-        if kind != ARRAY:
-            number = self.numbers(kind, 1)[0]
-            # The shortest number that float32 makes this one of: 1e-05, not 9.999999747378752e-06.
-            return float(str(number)) if number.dtype == np.float32 else number.item()
-        kind, count = self.integer(4), self.integer(8)
-        if kind == STRING:
-            return [self.string() for _ in range(count)]
-        return self.numbers(kind, count)
-
-    def numbers(self, kind: int, count: int) -> np.ndarray:
-        if kind not in SCALARS:
-            raise _damaged(self.path, f"a value of the unknown type {kind}")
-        dtype = np.dtype(SCALARS[kind])
-        return np.frombuffer(self.take(count * dtype.itemsize), dtype)
-
-    def name(self) -> str:
-        name = self.string()
-        if len(name) > MAX_NAME_BYTES:
-            raise _damaged(self.path, f"a name of {len(name)} bytes")
-        return name.decode("utf-8", errors="replace")
-
-    def string(self) -> bytes:
-        return self.take(self.integer(8))
-
-    def integer(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "little")
-
-    def take(self, size: int) -> bytes:
-        start, self.position = self.position, self.position + size
-        if self.position > len(self.data):
-            raise _damaged(self.path, f"no end of its header in the first {len(self.data)} bytes")
-        return self.data[start : self.position]
-
-
-def _get(path: Path, values: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
-    """The value of a key, which must be of the type `kind`, or `default` if there is none."""
-    value = values.get(key, default)
-    if type(value) is not kind and value is not default:
-        raise _damaged(path, f"a {key} of {value!s:.60}")
-    return value
-
-
 # The model's numbers
 
 
@@ -348,11 +213,11 @@ def _read_config(path: Path, architecture: str, values: Mapping[str, Any]) -> di
     for name, key in COUNTS[architecture].items():
         # There need not be a number of key/value heads; it comes after that of the heads.
         default = config["num_heads"] if name == "num_kv_heads" else 0
-        config[name] = _get(path, values, f"{architecture}.{key}", int, default)
+        config[name] = get(path, values, f"{architecture}.{key}", int, default)
         if config[name] < 1:
-            raise _damaged(path, f"a {architecture}.{key} of {config[name]}")
+            raise damaged(path, f"a {architecture}.{key} of {config[name]}")
     for name, (key, default) in CONSTANTS[architecture].items():
-        config[name] = _get(path, values, f"{architecture}.{key}", float, default)
+        config[name] = get(path, values, f"{architecture}.{key}", float, default)
 
     known = {*COUNTS[architecture].values(), *(key for key, _ in CONSTANTS[architecture].values())}
     expected = NEUTRAL | _implied(architecture, config)
@@ -382,10 +247,10 @@ def _add_config(writer: Any, architecture: str, config: Mapping[str, Any]) -> No
 
 
 def _read_tensors(
-    path: Path, architecture: str, num_layers: int, stored: Mapping[str, _Stored]
+    path: Path, architecture: str, num_layers: int, stored: Mapping[str, Stored]
 ) -> dict[str, Parts]:
     if num_layers > len(stored):
-        raise _damaged(path, f"{num_layers} layers, but only {len(stored)} tensors")
+        raise damaged(path, f"{num_layers} layers, but only {len(stored)} tensors")
     tensors, others = {}, dict(stored)
     for name, template in TENSORS[architecture].items():
         if name == "wcls" and template not in stored:
@@ -405,11 +270,11 @@ def _read_tensors(
     return tensors
 
 
-def _parts(path: Path, name: str, layers: Sequence[_Stored]) -> Parts:
+def _parts(path: Path, name: str, layers: Sequence[Stored]) -> Parts:
     """One of our tensors; it is float32 where its layers are quantised or of different types."""
     shape = layers[0].shape
     if any(stored.shape != shape for stored in layers):
-        raise _damaged(path, f"layers whose {name} is not {shape} as in the first")
+        raise damaged(path, f"layers whose {name} is not {shape} as in the first")
     kinds = {stored.kind for stored in layers}
     dtype = FLOAT_TYPES.get(layers[0].kind) if len(kinds) == 1 else None
     makers = []
@@ -417,14 +282,14 @@ def _parts(path: Path, name: str, layers: Sequence[_Stored]) -> Parts:
         row_bytes = _row_bytes(path, stored)
         end, size = stored.offset + math.prod(shape[:-1]) * row_bytes, path.stat().st_size
         if end > size:
-            raise _damaged(path, f"{size} bytes, but its tensor {stored.name} ends at {end}")
+            raise damaged(path, f"{size} bytes, but its tensor {stored.name} ends at {end}")
         makers.append(partial(_part, path, stored, row_bytes, dtype or np.float32))
     quantised = [_library(path).GGMLQuantizationType(k).name for k in kinds - FLOAT_TYPES.keys()]
     whole = shape if name in SINGLE else (len(layers), *shape)
     return Parts(whole, dtype or np.float32, makers, " ".join(sorted(quantised)))
 
 
-def _row_bytes(path: Path, stored: _Stored) -> int:
+def _row_bytes(path: Path, stored: Stored) -> int:
     """How many bytes a row takes, when it is certain that it can become floats."""
     columns = stored.shape[-1]
     if stored.kind in FLOAT_TYPES:
@@ -440,11 +305,11 @@ def _row_bytes(path: Path, stored: _Stored) -> int:
             "gguf does not turn into floats; convert it with llama.cpp's llama-quantize"
         ) from None
     if columns % block:
-        raise _damaged(path, f"rows of {columns} in {stored.name}, in blocks of {block}")
+        raise damaged(path, f"rows of {columns} in {stored.name}, in blocks of {block}")
     return columns // block * block_bytes
 
 
-def _part(path: Path, stored: _Stored, row_bytes: int, dtype: np.dtype) -> np.ndarray:
+def _part(path: Path, stored: Stored, row_bytes: int, dtype: np.dtype) -> np.ndarray:
     if stored.kind in FLOAT_TYPES:
         part = np.memmap(path, FLOAT_TYPES[stored.kind], "r", stored.offset, stored.shape)
         return part.astype(dtype, copy=False)
@@ -454,117 +319,52 @@ def _part(path: Path, stored: _Stored, row_bytes: int, dtype: np.dtype) -> np.nd
         return gguf.dequantize(rows, gguf.GGMLQuantizationType(stored.kind))
 
 
-# Tokenizers
+def _check_copy(path: Path, table: Stored, copy: Stored) -> None:
+    """Refuse a GPT-2 whose classifier is not its embedding's table.
 
-
-def _read_tokenizer(path: Path, values: Mapping[str, Any], vocab_size: int) -> Tokenizer | None:
-    """A model's tokenizer, if it is laid out like one of ours.
+    Until March 2025 llama.cpp's converter wrote the table twice, and its llama-quantize still gives
+    the two different types: Q4_K and Q6_K, say. They are one table if no number differs by more
+    than what the two types can be wrong.
 
     Raises:
-        FormatError: it is damaged.
+        FormatError: a number does.
     """
-
-    def get(name: str, kind: type, default: Any) -> Any:
-        return _get(path, values, f"tokenizer.ggml.{name}", kind, default)
-
-    model, tokens = get("model", str, None), get("tokens", list, [])
-    if model != "llama" and (model, get("pre", str, None)) != ("gpt2", "gpt-2"):
-        return None
-    if len(tokens) != vocab_size:
-        raise _damaged(path, f"{len(tokens)} tokens, but embeddings of {vocab_size}")
-    if model == "gpt2":
-        return _read_byte_pairs(tokens, get("merges", list, []))
-    scores = get("scores", np.ndarray, np.empty(0))
-    if len(scores) != vocab_size:
-        raise _damaged(path, f"{len(scores)} scores of {vocab_size} tokens")
-    if max(map(len, tokens)) > MAX_NAME_BYTES:  # a token is cut in two in every way
-        raise _damaged(path, f"a token of more than {MAX_NAME_BYTES} bytes")
-    ends = get("bos_token_id", int, 1), get("eos_token_id", int, 2)
-    if (
-        ends != (LlamaTokenizer.begin, LlamaTokenizer.end)
-        or tokens[FIRST_BYTE:FIRST_PIECE] != BYTE_PIECES
-    ):
-        return None
-    pieces = [token.replace(BLANK, b" ") for token in tokens]
-    pieces[1:FIRST_BYTE] = SPECIAL_PIECES[1:]
-    # For this model, llama.cpp looks at no other setting.
-    settings = Settings(add_dummy_prefix=get("add_space_prefix", bool, True))
-    return make_tokenizer(pieces, scores.tolist(), settings)
-
-
-def _read_byte_pairs(tokens: list[bytes], joins: list[bytes]) -> BytePairTokenizer | None:
-    """A tokenizer whose tokens are the bytes, what each merge makes, and the end of a text."""
-    made = [join.replace(b" ", b"") for join in joins if join]
-    if tokens[256:] != [*made, END_OF_TEXT.encode()]:
-        return None
-    values = {character: byte for byte, character in enumerate(byte_characters())}
-    try:
-        texts = [bytes(values[each] for each in token.decode()) for token in tokens[:-1]]
-    except (UnicodeDecodeError, KeyError):
-        return None
-    ranks = {text: rank for rank, text in enumerate(texts)}
-    complete = len(ranks) == len(texts) and all(len(text) == 1 for text in texts[:256])
-    return BytePairTokenizer(ranks) if complete else None
-
-
-def _add_tokenizer(writer: Any, path: Path, weights: Weights) -> None:
-    tokenizer, vocab_size = weights.tokenizer, weights.config["vocab_size"]
-    if tokenizer is None:
-        raise UserError(f"cannot write {path} without the model's tokenizer; add --tokenizer")
-    if tokenizer.vocab_size != vocab_size:
-        raise UserError(
-            f"cannot write {path}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the "
-            f"model {vocab_size:,}; give the --tokenizer that it was trained with"
+    floats = [FLOAT_TYPES[each.kind] for each in (table, copy) if each.kind in FLOAT_TYPES]
+    dtype = min(floats, key=lambda each: each.itemsize, default=np.dtype(np.float32))
+    error = _largest_error(path, table.kind) + _largest_error(path, copy.kind)
+    pairs = zip(_chunks(path, table, dtype), _chunks(path, copy, dtype), strict=False)
+    if table.shape != copy.shape or not all(_alike(*pair, error) for pair in pairs):
+        raise FormatError(
+            f"{path} has a classifier {copy.name} that is not the embedding's table {table.name}, "
+            "as it is in every GPT-2; give another"
         )
-    if isinstance(tokenizer, CharTokenizer):
-        raise UserError(
-            f"cannot write {path}: no tokenizer of GGUF's has characters as its tokens; write a "
-            "folder for Hugging Face, or .npz"
-        )
-    add = _add_llama if isinstance(tokenizer, LlamaTokenizer) else _add_byte_pairs
-    tokens = add(writer, tokenizer)
-    if len(set(tokens)) < vocab_size:  # llama.cpp would end itself
-        raise UserError(f"cannot write {path}: two tokens of its tokenizer look the same")
-    writer.add_token_list(tokens)
-    writer.add_bos_token_id(tokenizer.begin)
-    writer.add_eos_token_id(max(tokenizer.ends))
 
 
-def _add_llama(writer: Any, tokenizer: LlamaTokenizer) -> list[bytes]:
-    from gguf import TokenType
-
-    settings = settings_of(tokenizer)
-    if settings.remove_extra_whitespaces or settings.charsmap:
-        raise UserError(
-            "a GGUF cannot say that this tokenizer replaces characters or removes blanks, for with "
-            "its kind llama.cpp does neither; choose another format"
-        )
-    pieces = [piece.replace(b" ", BLANK) for piece in tokenizer.pieces]
-    types = [TokenType.BYTE] * 256 + [TokenType.NORMAL] * (len(pieces) - FIRST_PIECE)
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_scores(tokenizer.scores)
-    writer.add_token_types([TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *types])
-    writer.add_unk_token_id(0)
-    writer.add_add_bos_token(True)
-    writer.add_add_space_prefix(settings.add_dummy_prefix)
-    return [pieces[0], b"<s>", b"</s>", *pieces[FIRST_BYTE:]]
+def _alike(rows: np.ndarray, others: np.ndarray, error: float) -> bool:
+    """Whether no two numbers differ by more than `error` times the largest in their row."""
+    rows, others = rows.astype(np.float32, copy=False), others.astype(np.float32, copy=False)
+    with np.errstate(all="ignore"):  # whatever a file has for numbers
+        largest = np.maximum(np.abs(rows), np.abs(others)).max(axis=1, keepdims=True)
+        return bool((np.abs(rows - others) <= error * largest).all())
 
 
-def _add_byte_pairs(writer: Any, tokenizer: BytePairTokenizer) -> list[str]:
-    from gguf import TokenType
+def _largest_error(path: Path, kind: int) -> float:
+    """How far a number may be from what it stands for, as a part of the largest in its row.
 
-    characters = byte_characters()
+    A type of b bits has 2^b steps from the largest down to its negative. Two of these are never
+    reached, seen with ggml's own quantisers of all types that llama-quantize has for a table, on
+    numbers of many distributions; most types stay below one. Floats are compared exactly.
+    """
+    if kind in FLOAT_TYPES:
+        return 0.0
+    name = _library(path).GGMLQuantizationType(kind).name  # such as Q4_K: the digit is b
+    return 2.0 ** (2 - int(re.search(r"\d", name)[0]))
 
-    def spelled(token: bytes) -> str:
-        return "".join(characters[byte] for byte in token)
 
-    joins = [" ".join(map(spelled, pair)) for pair in merges(tokenizer.ranks)]
-    types = [TokenType.NORMAL] * len(tokenizer.ranks)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    # llama.cpp wants a list, and the library writes no empty one; an empty merge joins nothing.
-    writer.add_token_merges(joins or [""])
-    writer.add_token_types([*types, TokenType.CONTROL])
-    writer.add_add_bos_token(False)
-    return [*map(spelled, sorted(tokenizer.ranks, key=tokenizer.ranks.get)), END_OF_TEXT]
+def _chunks(path: Path, stored: Stored, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The rows of a matrix, some at a time."""
+    columns, row_bytes = stored.shape[-1], _row_bytes(path, stored)
+    rows, count = math.prod(stored.shape[:-1]), max(1, CHUNK // columns)
+    for start in range(0, rows, count):
+        offset, shape = stored.offset + start * row_bytes, (min(count, rows - start), columns)
+        yield _part(path, stored._replace(offset=offset, shape=shape), row_bytes, dtype)

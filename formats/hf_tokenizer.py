@@ -3,14 +3,17 @@
 Handled are the three kinds that tokenizer.py has. GPT-2's kind is BPE on bytes, and every byte is
 spelled as a printable character. Llama's kind is a SentencePiece model in the clothes of BPE: "▁"
 is a blank, and <0x00> to <0xFF> are the bytes of other characters; what is done to blanks may be
-other than in Llama. A vocabulary of characters is BPE without merges, which leaves out all others.
-Refused: special tokens other than <|endoftext|> in GPT-2's kind, and than <unk>, <s> and </s> in
-Llama's; GPT-2's kind with ids that are not in the order of the merges; whatever else is done to a
-text before it is encoded. Not read: what is put around a text; here that is as in GPT-2 and Llama.
+other than in Llama. Either may have special tokens behind its vocabulary, as `add_special_tokens`
+adds them. A vocabulary of characters is BPE without merges, which leaves out all others.
+Refused: within the vocabulary, special tokens other than <|endoftext|> in GPT-2's kind, and than
+<unk>, <s> and </s> in Llama's; behind it, tokens that are not special, for which Hugging Face
+searches every text; GPT-2's kind with ids that are not in the order of the merges; whatever else is
+done to a text before it is encoded. Not read: what is put around a text; here that is as in GPT-2
+and Llama.
 
-Where Hugging Face differs: in a text, it takes "<s>" for the token and "▁" for a blank, which are
-plain text here; and for Llama's kind, version 5 of transformers puts no blank in front of a text
-that begins with one, as SentencePiece and we do.
+Where Hugging Face differs: in a text, it takes "<s>" or "<pad>" for the token and "▁" for a blank,
+which are plain text here; and for Llama's kind, version 5 of transformers puts no blank in front of
+a text that begins with one, as SentencePiece and we do.
 
 SentencePiece merges the pair of the highest score, and of equal ones the leftmost; in a
 tokenizer.json every pair has a rank of its own. We write the ranks that Hugging Face itself makes
@@ -24,20 +27,21 @@ generate_merges; GPT-2, encoder.py.
 """
 
 import json
-from collections.abc import Container, Iterator
-from functools import cache
+import math
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import Any, AnyStr
+from typing import Any
 
 from errors import FormatError, UserError
 from files import replacing
+from formats.byte_pairs import byte_characters, cuts, merged_last, merges
 from formats.sentencepiece_model import LLAMA, Settings, settings_of
 from tokenizer import (
     END_OF_TEXT,
     FIRST_BYTE,
     FIRST_PIECE,
     SPECIAL_PIECES,
+    BytePairTokenizer,
     CharTokenizer,
     LlamaTokenizer,
     Tokenizer,
@@ -66,77 +70,10 @@ METASPACE = {"type": "Metaspace", "replacement": "▁", "split": False}
 STRIP = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
 
 
-@cache
-def byte_characters() -> list[str]:
-    """The printable character that stands for each of the 256 bytes in GPT-2's files.
-
-    Source: GPT-2, encoder.py, bytes_to_unicode.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
-
-
-def merges(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """The two tokens that each token of several bytes is made of, in order of rank.
-
-    Args:
-        ranks: of a `BytePairTokenizer`.
-
-    Raises:
-        UserError: there is a token that merging never makes.
-    """
-    halves: dict[bytes, tuple[bytes, bytes]] = {}
-    for token in sorted(ranks, key=ranks.__getitem__):
-        for left, right in _cuts(token, ranks):
-            if _merged_last(left, right, ranks, halves):
-                halves[token] = left, right
-                break
-        else:
-            if len(token) > 1:
-                raise UserError(
-                    f"the tokenizer has the token {token!r}, which no merge of two earlier ones "
-                    "makes, and such tokens cannot be written; use another tokenizer"
-                )
-    return list(halves.values())
-
-
-def _cuts(text: AnyStr, tokens: Container[AnyStr]) -> Iterator[tuple[AnyStr, AnyStr]]:
-    """All pairs of tokens that are `text` when joined, the shortest left one first."""
-    for cut in range(1, len(text)):
-        left, right = text[:cut], text[cut:]
-        if left in tokens and right in tokens:
-            yield left, right
-
-
-def _merged_last(
-    left: bytes, right: bytes, ranks: dict[bytes, int], halves: dict[bytes, tuple[bytes, bytes]]
-) -> bool:
-    """Whether merging makes `left` and `right` of their bytes before it merges across the border.
-
-    The merges are undone here, the last one first. The tokens that then meet at the border must not
-    be a pair that comes before the merge just undone: one of a lower rank, or of the same rank but
-    further left.
-
-    Args:
-        halves: what each token of several bytes is made of; without those that are still to come.
-    """
-    while left in halves or right in halves:
-        left_rank = ranks[left] if left in halves else -1
-        right_rank = ranks[right] if right in halves else -1
-        if left_rank > right_rank:
-            left, limit = halves[left][1], left_rank
-        else:
-            right, limit = halves[right][0], right_rank + 1
-        if ranks.get(left + right, limit) < limit:
-            return False
-    return len(left) == len(right) == 1
-
-
 def read(
     data: bytes, source: str | Path
-) -> dict[bytes, int] | tuple[list[bytes], list[float], Settings] | str:
-    """What a tokenizer is made of: ranks, or pieces, scores and settings, or characters.
+) -> BytePairTokenizer | CharTokenizer | tuple[list[bytes], list[float], Settings]:
+    """A tokenizer, or the pieces, scores and settings of one of Llama's kind.
 
     Args:
         data: the content of a tokenizer.json or a vocab.json, which begins with "{".
@@ -152,33 +89,35 @@ def read(
     model = content.get("model")
     if not isinstance(model, dict):  # in a vocab.json, "model" is a token like others
         tokens = _tokens(content, source)
-        return _read_gpt2(tokens, _pairs(_lines_of_merges_txt(source), tokens, source), source)
+        ranks = _read_gpt2(tokens, _pairs(_lines_of_merges_txt(source), tokens, source), source)
+        return BytePairTokenizer(ranks)
 
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise _unlike(source, f"the setting {key}")
     if model.get("type", "BPE") != "BPE":
         raise _unlike(source, f"a model of the type {shortened(model['type'])}")
-    added = {
-        _entry(token, "content", str, source): _entry(token, "id", int, source)
-        for token in _entry(content, "added_tokens", list, source)
+    entries = _entry(content, "added_tokens", list, source)
+    ids = {
+        _entry(each, "content", str, source): _entry(each, "id", int, source) for each in entries
     }
-    tokens = _tokens(_entry(model, "vocab", dict, source) | added, source)
-    pairs = _pairs(_entry(model, "merges", list, source), tokens, source)
+    tokens = _tokens(_entry(model, "vocab", dict, source) | ids, source)
     llama = model.get("byte_fallback")
-    for token in added:
-        if token not in (LLAMA_SPECIAL if llama else [END_OF_TEXT]):
-            raise _unlike(source, f"the special token {shortened(token)}")
+    tokens, added = _cut(tokens, entries, LLAMA_SPECIAL if llama else [END_OF_TEXT], source)
+    added_pieces = [_text(token, source) for token in added]
+    pairs = _pairs(_entry(model, "merges", list, source), tokens, source)
     steps = {key: content.get(key) for key in ("normalizer", "pre_tokenizer")}
-    if not (pairs or added or llama or any(steps.values())):
-        return _read_characters(tokens, source)
+    if not (pairs or entries or llama or any(steps.values())):
+        return CharTokenizer(_read_characters(tokens, source))
     if llama and model.get("ignore_merges"):
         raise _unlike(source, "the setting ignore_merges")
     settings = (_settings if llama else _splits_like_gpt2)(**steps)
     if not settings:
         raise _unlike(source, f"the steps {shortened(steps)} before its model")
-    table = (_read_llama if llama else _read_gpt2)(tokens, pairs, source)
-    return (*table, settings) if llama else table
+    if not llama:
+        return BytePairTokenizer(_read_gpt2(tokens, pairs, source), added)
+    pieces, scores = _read_llama(tokens, pairs, source)
+    return pieces + added_pieces, scores + [-math.inf] * len(added), settings
 
 
 def write(folder: Path, tokenizer: Tokenizer) -> None:
@@ -188,8 +127,8 @@ def write(folder: Path, tokenizer: Tokenizer) -> None:
         UserError: the tokenizer has tokens that these files cannot express.
         RunError: a file cannot be written.
     """
-    if hasattr(tokenizer, "ranks"):
-        content = _gpt2_content(tokenizer.ranks)
+    if isinstance(tokenizer, BytePairTokenizer):
+        content = _gpt2_content(tokenizer)
         names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
     elif isinstance(tokenizer, CharTokenizer):
         content = _content([*tokenizer.characters], [], special=[]) | {"decoder": {"type": "Fuse"}}
@@ -227,6 +166,23 @@ def _tokens(vocab: dict[str, Any], source: str | Path) -> list[str]:
     if "" in vocab:
         raise _unlike(source, "an empty token")
     return sorted(vocab, key=vocab.__getitem__)
+
+
+def _cut(
+    tokens: list[str], entries: list[dict[str, Any]], known: list[str], source: str | Path
+) -> tuple[list[str], list[str]]:
+    """The tokens of the vocabulary, of which the `known` ones are special, and those behind it."""
+    special = {each["content"]: each.get("special") for each in entries}
+    for token in known:
+        special.pop(token, None)
+    count = len(tokens) - len(special)
+    behind = set(tokens[count:])
+    for token in special:
+        if token not in behind:
+            raise _unlike(source, f"the special token {shortened(token)} within its vocabulary")
+        if special[token] is not True:
+            raise _unlike(source, f"the added token {shortened(token)}, which is not special")
+    return tokens[:count], tokens[count:]
 
 
 def _pairs(merges: list[Any], tokens: list[str], source: str | Path) -> list[tuple[str, str]]:
@@ -311,7 +267,7 @@ def _read_gpt2(
     halves: dict[bytes, tuple[bytes, bytes]] = {}
     for pair in pairs:
         left, right = map(spelled, pair)
-        if not _merged_last(left, right, ranks, halves):
+        if not merged_last(left, right, ranks, halves):
             raise _unlike(
                 source, f"the merge {shortened(pair)}, which other merges make impossible"
             )
@@ -329,15 +285,12 @@ def _read_llama(
     for text in texts:
         if " " in text or len(text) > LONGEST_PIECE:
             raise _unlike(source, f"the token {shortened(text)}, with a blank or too long")
-    try:
-        pieces = [token.replace("▁", " ").encode() for token in tokens]
-    except UnicodeEncodeError as error:
-        raise _unlike(source, f"the token {shortened(error.object)}, which is no text") from None
+    pieces = [_text(token, source) for token in tokens]
     pieces[1:FIRST_BYTE] = SPECIAL_PIECES[1:]
 
     pairs = [pair for pair in pairs if texts.keys() >= {*pair, "".join(pair)}]
     last = {left + right: number for number, (left, right) in enumerate(pairs)}
-    if not {pair for text in last for pair in _cuts(text, texts)} <= set(pairs):
+    if not {pair for text in last for pair in cuts(text, texts)} <= set(pairs):
         raise _unlike(source, "not all merges that lead to a token, as SentencePiece has them")
     # Where merges to several tokens are mixed, these are of equal score.
     scores = [0.0] * FIRST_PIECE + [NEVER] * len(texts)
@@ -350,6 +303,14 @@ def _read_llama(
     return pieces, scores
 
 
+def _text(token: str, source: str | Path) -> bytes:
+    """What a token of Llama's kind stands for."""
+    try:
+        return token.replace("▁", " ").encode()
+    except UnicodeEncodeError:
+        raise _unlike(source, f"the token {shortened(token)}, which is no text") from None
+
+
 def _read_characters(tokens: list[str], source: str | Path) -> str:
     text = "".join(tokens)
     if not text or len(text) > len(tokens) or text != without_surrogates(text):
@@ -357,7 +318,8 @@ def _read_characters(tokens: list[str], source: str | Path) -> str:
     return text
 
 
-def _gpt2_content(ranks: dict[bytes, int]) -> dict[str, Any]:
+def _gpt2_content(tokenizer: BytePairTokenizer) -> dict[str, Any]:
+    ranks, special = tokenizer.ranks, [END_OF_TEXT, *tokenizer.added]
     characters = byte_characters()
 
     def spell(token: bytes) -> str:
@@ -366,12 +328,12 @@ def _gpt2_content(ranks: dict[bytes, int]) -> dict[str, Any]:
     tokens = [spell(token) for token in sorted(ranks, key=ranks.__getitem__)]
     pairs = [(spell(left), spell(right)) for left, right in merges(ranks)]
     step = BYTE_LEVEL | {"use_regex": True}
-    content = _content([*tokens, END_OF_TEXT], pairs, special=[END_OF_TEXT])
+    content = _content([*tokens, *special], pairs, special)
     return content | {"pre_tokenizer": step, "post_processor": step, "decoder": step}
 
 
 def _llama_content(tokenizer: LlamaTokenizer) -> dict[str, Any]:
-    pieces, scores, settings = tokenizer.pieces, tokenizer.scores, settings_of(tokenizer)
+    pieces, settings = tokenizer.pieces, settings_of(tokenizer)
     if settings.charsmap:  # the step Precompiled applies rules to other stretches of a text
         raise UserError(
             "a tokenizer.json cannot say how this one replaces characters; choose another format"
@@ -385,12 +347,11 @@ def _llama_content(tokenizer: LlamaTokenizer) -> dict[str, Any]:
                 "that stands for a blank there; convert without this tokenizer"
             )
         tokens.append(text.replace(" ", "▁"))
-    texts = dict(zip(tokens[FIRST_PIECE:], scores[FIRST_PIECE:], strict=True))
-    pairs = [pair for text in texts if texts[text] > NEVER for pair in _cuts(text, texts)]
-    # Of equal scores the longest halves come first, which in a run of blanks are the leftmost.
-    pairs.sort(key=lambda pair: (-texts["".join(pair)], -len(pair[0]), -len(pair[1])))
+    pairs = [(tokens[left], tokens[right]) for left, right in tokenizer.merges()]
+    scores = zip(tokens, tokenizer.scores, strict=True)
+    special = [token for token, score in scores if score == -math.inf]
 
-    content = _content(tokens, pairs, LLAMA_SPECIAL)
+    content = _content(tokens, pairs, LLAMA_SPECIAL + special)
     content["model"] |= {"unk_token": LLAMA_SPECIAL[0], "byte_fallback": True}
     begin = {"SpecialToken": {"id": "<s>", "type_id": 0}}
     first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")

@@ -1,18 +1,21 @@
 """SentencePiece's .model: Llama's kind of tokenizer, and what is done to a text before it.
 
 Handled are models of the type bpe that are laid out like Llama's: <unk>, <s> and </s>, then the
-256 bytes, then pieces of texts. Other settings than Llama's may be: no blank in front of a text
-(add_dummy_prefix), one blank for many (remove_extra_whitespaces), and the rules by which characters
-are replaced (normalization_rule_name), for example wide letters by narrow ones.
+256 bytes, then pieces of texts, and control symbols such as <pad>. Other settings than Llama's may
+be: no blank in front of a text (add_dummy_prefix), one blank for many (remove_extra_whitespaces),
+and the rules by which characters are replaced (normalization_rule_name), for example wide letters
+by narrow ones.
 Refused by name: all else that gives other tokens, or another text of them.
 
 Where SentencePiece differs: in a text, it takes the character "▁" for a blank, which is a character
-like others here. Of tokens that no text becomes, it shows <unk> as " ⁇ ", and, if it removes extra
-blanks, drops those in front also where they are several tokens; we drop the first one.
+like others here. Of tokens that no text becomes, it shows <unk> as " ⁇ ", and <pad> not at all; and
+if it removes extra blanks, it drops those in front also where they are several tokens; we drop the
+first one.
 
 Sources of the format: SentencePiece, sentencepiece_model.proto and normalizer.cc.
 """
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +23,7 @@ from pathlib import Path
 from errors import FormatError
 from formats.charsmap import Charsmap
 from formats.protobuf import Message, write_message
-from tokenizer import BYTE_PIECES, FIRST_BYTE, SPECIAL_PIECES, LlamaTokenizer
+from tokenizer import BYTE_PIECES, FIRST_BYTE, FIRST_PIECE, SPECIAL_PIECES, LlamaTokenizer
 
 BLANK = "▁".encode()  # how a piece spells it
 
@@ -98,11 +101,15 @@ class SentencePieceTokenizer(LlamaTokenizer):
                 return ""
         return f" {text}" if self.settings.add_dummy_prefix else text
 
+    def __eq__(self, other: object) -> bool:
+        return super().__eq__(other) and self.settings == other.settings
+
     def to_bytes(self) -> bytes:
         """A .model: what SentencePiece needs to do the same."""
         names = [piece.replace(b" ", BLANK) for piece in self.pieces]
         names[1:FIRST_BYTE] = b"<s>", b"</s>"
-        types = LAYOUT + [NORMAL] * (len(names) - len(LAYOUT))
+        special = (score == -math.inf for score in self.scores[FIRST_PIECE:])
+        types = [*LAYOUT, *(CONTROL if each else NORMAL for each in special)]
         pieces = (
             write_message(PIECE, piece=name, score=score, type=kind)
             for name, score, kind in zip(names, self.scores, types, strict=True)
@@ -172,6 +179,9 @@ def read(data: bytes, source: str | Path) -> tuple[list[bytes], list[float], Set
         )
     pieces = [name.replace(BLANK, b" ") for name in names]
     pieces[1:FIRST_BYTE] = SPECIAL_PIECES[1:]
+    for token in range(FIRST_PIECE, len(pieces)):
+        if types[token] == CONTROL:
+            scores[token] = -math.inf
     return pieces, scores, settings
 
 
@@ -200,8 +210,9 @@ def _unlike_pieces(names: list[bytes], types: list[int], trainer: Message) -> st
     expected = list(zip([*names[:1], *ends, *BYTE_PIECES], LAYOUT, strict=False))
     expected += [(name, NORMAL) for name in names[len(LAYOUT) :]]
     for token, found in enumerate(zip(names, types, strict=True)):
-        if found != expected[token]:
-            name, kind = found
+        name, kind = found
+        special = token >= FIRST_PIECE and kind == CONTROL
+        if found != expected[token] and not special:
             shown = name[:40].decode(errors="replace")
             return f"with the {TYPES.get(kind, 'strange token')} {shown} as token {token}"
     return None

@@ -110,9 +110,6 @@ SLICED = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "wcls": 0, "wo": 1, "w2":
 # those of all but the classifier: sometimes there, sometimes not.
 PREFIX = re.compile(r"((_orig_mod|module|transformer|model)\.)+")
 
-# A multiple of 64 is faster on a GPU, so nanoGPT's embedding has rows for which no token exists.
-GPT2_TOKENS, GPT2_ROUNDED = 50257, 50304
-
 # Tables that follow from a model's numbers: of masks and of rotations.
 BUFFERS = re.compile(
     r"(.*\.)?(attn\.bias|attn\.masked_bias|attention\.mask|rotary_emb\.inv_freq|rope\.freqs"
@@ -169,17 +166,11 @@ def _nanogpt(path: Path, state: State, numbers: Mapping[str, Any]) -> Weights:
             # A number for each row of a matrix, or for each of a norm.
             zeros = np.zeros(tensors[weight].shape[:2], tensors[weight].dtype)
             tensors[f"{weight[:-1]}b"] = Parts.of(f"{weight[:-1]}b", zeros, "not there")
-    format, wte = "nanoGPT checkpoint", tensors["wte"]
-    if config["vocab_size"] == GPT2_ROUNDED == wte.shape[0]:
-        config["vocab_size"] = GPT2_TOKENS
-        shape = (GPT2_TOKENS, *wte.shape[1:])
-        tensors["wte"] = Parts(shape, wte.dtype, [lambda: wte[0][:GPT2_TOKENS]])
-        format += ", without the rows of wte for which there is no token"
     note = (
         "nanoGPT computes the exact GELU, and this project and its formats the usual approximation "
         "by tanh: logits differ by up to about 0.001"
     )
-    return Weights(format, "gpt2", config, tensors, note=note)
+    return Weights("nanoGPT checkpoint", "gpt2", config, tensors, note=note)
 
 
 def _llama2_c(path: Path, state: State, numbers: Mapping[str, Any]) -> Weights:

@@ -9,7 +9,9 @@ Sources of the formats: tiktoken, load.py; llama2.c, tokenizer.py, export.
 """
 
 import base64
+import math
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from formats import characters, hf_tokenizer, sentencepiece_model
 from formats.sentencepiece_model import LLAMA, SentencePieceTokenizer, make_tokenizer
 from tokenizer import (
     BYTE_PIECES,
+    END_OF_TEXT,
     FIRST_BYTE,
     FIRST_PIECE,
     BytePairTokenizer,
@@ -33,6 +36,7 @@ FILES = ".tiktoken, tokenizer.bin, tokenizer.json, characters.json, meta.pkl or 
 
 STARTER_VOCABULARY = Path(__file__).resolve().parents[1] / "data" / "starter" / "tiktoken"
 LARGEST_FILE = 1 << 24  # bytes
+PADDING = re.compile(rb"\[PAD\d+\]")
 LONGEST_PIECE = 4000  # bytes; to find the merges takes time with the square of it
 
 
@@ -55,6 +59,28 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
             "another"
         )
     return tokenizer_from_bytes(Path(name).read_bytes(), name)
+
+
+def padding(num_tokens: int, rows: int) -> list[str]:
+    """What tokens are called that fill the rows of a model's table for which there is none.
+
+    They are for formats that want a token for each row, and have the names of llama.cpp.
+    """
+    return [f"[PAD{row}]" for row in range(num_tokens, rows)]
+
+
+def without_padding(tokens: list[bytes]) -> list[bytes]:
+    """The tokens without those at the end that have such a name."""
+    count = len(tokens)
+    while count and PADDING.fullmatch(tokens[count - 1]):
+        count -= 1
+    return tokens[:count]
+
+
+def padded(tokenizer: LlamaTokenizer, rows: int) -> tuple[list[bytes], list[float]]:
+    """Its pieces and scores, one for each of so many rows."""
+    names = [name.encode() for name in padding(tokenizer.vocab_size, rows)]
+    return [*tokenizer.pieces, *names], [*tokenizer.scores, *[-math.inf] * len(names)]
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -80,12 +106,10 @@ def tokenizer_from_bytes(data: bytes, source: str | Path) -> Tokenizer:
     elif data[0:3:2] == b"\n\n":
         pieces, scores, settings = sentencepiece_model.read(data, source)
     elif data.startswith(b"{"):
-        table = hf_tokenizer.read(data, source)
-        if isinstance(table, dict):
-            return BytePairTokenizer(table)
-        if isinstance(table, str):
-            return CharTokenizer(table)
-        pieces, scores, settings = table
+        made = hf_tokenizer.read(data, source)
+        if isinstance(made, Tokenizer):
+            return made
+        pieces, scores, settings = made
     elif data.startswith(characters.STARTS):
         return CharTokenizer(characters.read(data, source))
     else:
@@ -109,7 +133,7 @@ def _read_tiktoken(data: bytes, source: str | Path) -> BytePairTokenizer:
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError:
         raise FormatError(f"{source} is not a tokenizer; give a {FILES}") from None
-    ranks: dict[bytes, int] = {}
+    tokens, ranks, end = [], {}, END_OF_TEXT.encode()
     for number, line in enumerate(lines, start=1):
         try:
             token_base64, rank = line.split()
@@ -119,24 +143,28 @@ def _read_tiktoken(data: bytes, source: str | Path) -> BytePairTokenizer:
                 f"{source}, line {number}: {line[:60]!r} is not a token in base64 and its "
                 "rank; give a .tiktoken file"
             ) from None
-        if rank != len(ranks):
+        if rank != len(tokens):
             raise FormatError(
-                f"{source}, line {number}: rank {rank} where {len(ranks)} is next; "
+                f"{source}, line {number}: rank {rank} where {len(tokens)} is next; "
                 "the ranks must count up from 0, line by line"
             )
-        if token in ranks:
+        if token in ranks and end not in ranks:
             raise FormatError(
                 f"{source}, line {number}: the token {token!r} is already on line "
                 f"{ranks[token] + 1}; train the vocabulary again"
             )
-        ranks[token] = rank
+        tokens.append(token)
+        ranks.setdefault(token, rank)
+    special = ranks.get(end, len(tokens))  # behind the vocabulary
+    ranks = {token: rank for rank, token in enumerate(tokens[:special])}
     for byte in range(256):
         if bytes([byte]) not in ranks:
             raise FormatError(
                 f"{source}: the byte {byte} has no rank, so not every text could be encoded; "
                 "train the vocabulary again"
             )
-    return BytePairTokenizer(ranks)
+    added = [token.decode(errors="replace") for token in tokens[special + 1 :]]
+    return BytePairTokenizer(ranks, added)
 
 
 def _read_llama2_c(data: bytes, source: str | Path) -> tuple[list[bytes], list[float]]:
@@ -160,7 +188,8 @@ def _read_llama2_c(data: bytes, source: str | Path) -> tuple[list[bytes], list[f
             f"{source} is not a tokenizer.bin, or a damaged one: its longest token has {longest} "
             f"bytes instead of {promised}; give another"
         )
-    return pieces, scores
+    pieces = without_padding(pieces)  # which run.c needs
+    return pieces, scores[: len(pieces)]
 
 
 def _load_gpt2() -> Tokenizer:

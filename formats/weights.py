@@ -96,9 +96,10 @@ class Weights:
         format: what a person calls the file's format and version.
         kind: its name in `FAMILIES`.
         config: what the family's config is made of.
-        tensors: by the names in models/, in any order. "wte" has as many rows as there
-            are tokens: without padding.
+        tensors: by the names in models/, in any order. "wte" has as many rows as the config's
+            vocab_size says: without padding.
         tokenizer: the model's, if the file has it.
+        unread_tokenizer: why there is none, if the file has one.
         note: what whoever converts the model should know.
     """
 
@@ -107,6 +108,7 @@ class Weights:
     config: dict[str, Any]
     tensors: Mapping[str, Parts]
     tokenizer: Tokenizer | None = field(default=None, repr=False)
+    unread_tokenizer: str = ""
     note: str = ""
 
 

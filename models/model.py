@@ -12,13 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from buffers import Buffer
+from buffers import Buffer, Shapes
 from errors import UserError
 from layers.views import reshape_view
 
 # What is made again: nothing; the outputs of norms and activation functions, which cost next to
 # nothing; or all of a block but its input and its queries, keys and values.
 RECOMPUTE = "none", "norms", "blocks"
+
+
+def unpadded_shapes(config: Any) -> Shapes:
+    """The shapes of a model's parameters, but with no more rows of wte than its vocab_size."""
+    shapes = config.param_shapes()
+    return shapes | {"wte": (config.vocab_size, *shapes["wte"][1:])}
 
 
 class Model:

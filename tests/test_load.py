@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from convert import progress, watched, write_checkpoint
 from errors import FormatError, UserError
-from formats import huggingface, llama2_c, llm_c, safetensors
+from formats import gguf, hf_tokenizer, huggingface, llama2_c, llm_c, safetensors
 from formats.checkpoint import save_checkpoint
 from formats.state_dict import HUGGINGFACE_LLAMA, to_theirs
 from formats.tokenizer_files import load_tokenizer
@@ -23,6 +23,8 @@ from load import open_model, save_model, tokenizer_of
 from models import FAMILIES
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2, Llama2Config
+from models.model import unpadded_shapes
+from tokenizer import BYTE_PIECES, SPECIAL_PIECES, LlamaTokenizer
 
 CONFIG = Llama2Config(dim=96, num_layers=16, num_heads=2, vocab_size=257, seq_len=8)
 
@@ -98,6 +100,75 @@ def test_gpt2s_vocabulary_is_known_by_its_size(starter, tmp_path):
     source = open_model(tmp_path / "model.bin")
     assert source.tokenizer.encode(" the") == [262]
     assert source.tokenizer_source == "gpt2"
+
+
+def test_gpt2s_vocabulary_is_known_by_its_size_rounded_up(starter, tmp_path):
+    for rows, known in ((50304, True), (50305, False), (50256, False)):
+        config = GPT2Config(seq_len=2, vocab_size=rows, num_layers=1, num_heads=1, channels=2)
+        shapes = unpadded_shapes(config)
+        tensors = {name: Parts.of(name, np.zeros(shape, "f4")) for name, shape in shapes.items()}
+        llm_c.write(tmp_path / "model.bin", Weights("", "gpt2", vars(config), tensors))
+        source = open_model(tmp_path / "model.bin")
+        assert source.tokenizer_source == ("gpt2" if known else "none is in the file or beside it")
+
+
+@pytest.mark.parametrize(
+    ("rows", "beside", "taken"),
+    [
+        (300, {"tokenizer.bin": 300, "tokenizer.json": 299}, "tokenizer.bin"),
+        (300, {"tokenizer.bin": 298, "tokenizer.json": 299}, "tokenizer.json"),
+        (300, {"tokenizer.bin": 298, "tokenizer.json": 301}, "tokenizer.bin"),
+        (300, {"model.tokenizer.bin": 299, "tokenizer.bin": 299}, "model.tokenizer.bin"),
+        (300, {"tokenizer.bin": 271}, "tokenizer.bin"),
+        (300, {"tokenizer.bin": 270}, None),
+        (600, {"tokenizer.bin": 300}, None),
+        (300, {"tokenizer.bin": 301}, None),
+    ],
+)
+def test_which_tokenizer_beside_a_model_is_its_own(tmp_path, rows, beside, taken):
+    config = Llama2Config(2, 2, 1, 1, vocab_size=rows, seq_len=2)
+    tensors = {name: Parts.of(name, tensor) for name, tensor in Llama2(config).params}
+    llama2_c.write(tmp_path / "model.bin", Weights("", "llama2", vars(config), tensors))
+    for name, count in beside.items():
+        pieces = [*SPECIAL_PIECES, *BYTE_PIECES, *(b"%d" % each for each in range(count - 259))]
+        tokenizer = LlamaTokenizer(pieces, [0.0] * count)
+        if name.endswith(".json"):
+            hf_tokenizer.write(tmp_path, tokenizer)
+        else:
+            tokenizer.save(tmp_path / name)
+    source = open_model(tmp_path / "model.bin")
+    if taken:
+        assert source.tokenizer_source == str(tmp_path / taken)
+        assert source.tokenizer.vocab_size == beside[taken]
+    else:
+        assert source.tokenizer is None
+        assert "tokenizer.bin has" in source.tokenizer_source
+
+
+def test_a_tokenizer_in_the_file_with_more_tokens_than_the_model(tmp_path, weights):
+    config = replace(CONFIG, vocab_size=256)
+    tensors = {name: Parts.of(name, tensor) for name, tensor in Llama2(config).params}
+    few = replace(weights, config=vars(config), tensors=tensors)
+    write_checkpoint(tmp_path / "own.npz", few, "float32")
+    with pytest.raises(
+        FormatError, match=r"own\.npz has a tokenizer of 257 tokens and a model of 256"
+    ):
+        open_model(tmp_path / "own.npz")
+
+
+def test_of_an_unknown_tokenizer_in_the_file_it_is_said_which(program, tmp_path, weights):
+    pytest.importorskip("gguf")
+    gguf.write(tmp_path / "model.gguf", weights)
+    data = (tmp_path / "model.gguf").read_bytes()
+    (tmp_path / "model.gguf").write_bytes(data.replace(b"gpt-2", b"other"))
+    reason = "its tokenizer splits a text into words as 'other', unlike GPT-2's"
+    assert open_model(tmp_path / "model.gguf").tokenizer_source == reason
+    assert f"unknown: {reason}" in program("convert", tmp_path / "model.gguf")[1]
+    status, _, err = program("sample", tmp_path / "model.gguf")
+    assert status == 2
+    assert f"does not say how it writes text ({reason}); give its --tokenizer" in err
+    weights.tokenizer.save(tmp_path / "model.tokenizer.tiktoken")
+    assert open_model(tmp_path / "model.gguf").tokenizer == weights.tokenizer
 
 
 def test_a_model_serves_as_the_name_of_its_tokenizer(tmp_path, weights):

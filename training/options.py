@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 from adam import cosine_schedule
 from errors import UserError, at_least
 from formats.checkpoint import described, find_whole, list_checkpoints
-from load import Source, open_model
+from load import Source, fits, open_model, tell_spare_rows
 from models import FAMILIES
 from models.model import RECOMPUTE
 from tokenizer import Tokenizer
@@ -154,19 +154,27 @@ def as_words(settings: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def check_vocabulary(source: Source, tokenizer: Tokenizer, folder: Path) -> None:
-    """Refuse a corpus in another vocabulary than the model's."""
-    own = source.tokenizer
-    if own and own.to_bytes() != tokenizer.to_bytes():
+def check_vocabulary(source: Source, tokenizer: Tokenizer, folder: Path) -> Tokenizer:
+    """The model's tokenizer, or the corpus's `tokenizer` if nobody knows the model's.
+
+    Raises:
+        UserError: the corpus is in another vocabulary than the model's.
+    """
+    own, rows = source.tokenizer, source.config.vocab_size
+    if own and own != tokenizer:
         raise UserError(
             f"{folder} has another vocabulary than {source.path} was trained with; prepare it "
             f"again with --tokenizer {source.path}"
         )
-    if source.config.vocab_size != tokenizer.vocab_size:
+    if not own and not fits(tokenizer, rows):
         raise UserError(
             f"{folder} has a vocabulary of {tokenizer.vocab_size:,} tokens, and {source.path} one "
-            f"of {source.config.vocab_size:,}; prepare it again with that model's --tokenizer"
+            f"of {rows:,}; prepare it again with that model's --tokenizer, or, if this is it, say "
+            f"so: convert.py {source.path} NEW.npz --tokenizer {folder / tokenizer.file_name}"
         )
+    tokenizer = own or tokenizer
+    tell_spare_rows(tokenizer, rows)
+    return tokenizer
 
 
 def usual_prompt(tokenizer: Tokenizer, seq_len: int) -> str | None:

@@ -339,7 +339,7 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
     # The model's numbers: those of the run or checkpoint to go on with, else the preset's.
     if source:
         config = source.config
-        check_vocabulary(source, tokenizer, folder)
+        tokenizer = check_vocabulary(source, tokenizer, folder)
     else:
         config = new_config(kind, args, vocab_size=tokenizer.vocab_size)
     fit_to_text(args, folder, config.seq_len, ranks.size)

@@ -128,6 +128,30 @@ def test_what_their_classes_for_the_models_save_is_read(ours, folder, tmp_path):
         assert again.encode(text) == ours.encode(text)
 
 
+@pytest.mark.parametrize("auto", [True, False], ids=["auto", "model"])
+def test_special_tokens_that_they_add(ours, folder, tmp_path, auto):
+    llama = isinstance(ours, LlamaTokenizer)
+    kind = transformers.LlamaTokenizerFast if llama else transformers.GPT2TokenizerFast
+    theirs = (transformers.AutoTokenizer if auto else kind).from_pretrained(folder)
+    theirs.add_special_tokens({"pad_token": "<pad>"})
+    theirs.add_tokens(["[SEP]", "<|日本|>"], special_tokens=True)
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = load_tokenizer(tmp_path / "theirs" / "tokenizer.json")
+    assert again.vocab_size == ours.vocab_size + 3
+    assert again == ours
+    texts = [text for text in TEXTS[::20] if not (llama and text.startswith(" "))]
+    check_that_they_agree(again, theirs, texts)
+    added = range(ours.vocab_size, again.vocab_size)
+    for tokens in ([*added], [*ours.encode("a word"), *added, *ours.encode("naïve")]):
+        assert theirs.decode(tokens) == again.decode(tokens)
+    write(tmp_path / "ours", again)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    check_that_they_agree(again, theirs, texts[::5])
+    assert theirs.convert_ids_to_tokens([*added]) == ["<pad>", "[SEP]", "<|日本|>"]
+    in_a_text = theirs.encode("a [SEP]", add_special_tokens=False)
+    assert in_a_text[-1] == added[1]
+
+
 def test_merges_are_those_of_their_converter(ours, folder):
     if isinstance(ours, LlamaTokenizer):
         from transformers.convert_slow_tokenizer import generate_merges

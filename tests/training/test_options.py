@@ -1,6 +1,7 @@
 """What a run is asked to do: found, told, or refused before anything is written."""
 
 import os
+import re
 import shutil
 from dataclasses import asdict, fields, replace
 
@@ -35,7 +36,33 @@ def test_a_model_whose_vocabulary_is_not_known(program, corpus, tmp_path):
     status, _, err = program("llama2_train", "--init-from", path, "--data", corpus)
     assert status == 2
     assert "vocabulary of 357 tokens" in err
-    assert "one of 99" in err
+    assert "one of 99; prepare it again" in err
+    assert f"NEW.npz --tokenizer {corpus / 'tokenizer.tiktoken'}" in err
+
+
+def test_a_models_conversions_have_its_vocabulary(program, starter, tmp_path):
+    """Each file has scores of its own; the order in which they merge is one."""
+    text = (starter / "tinyshakespeare.txt").read_text(encoding="utf-8")[:20_000]
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    arguments = [tmp_path / "text.txt", "--tokenizer", starter / "tok512.bin"]
+    assert program("dev.data.textfile", *arguments, "--out", tmp_path / "corpus")[0] == 0
+    for name in ("folder", "model.gguf"):
+        assert program("convert", starter / "stories260K.bin", tmp_path / name)[0] == 0
+        small = ["--batch-size", 2, "--seq-len", 16, "--steps", 1, "--prompt", "a"]
+        arguments = ["--data", tmp_path / "corpus", "--out", tmp_path / f"{name}-run", *small]
+        status, _, err = program("llama2_train", "--init-from", tmp_path / name, *arguments)
+        assert status == 0, err
+
+
+def test_parameters_are_counted_as_convert_counts_them(program, small, tmp_path):
+    _, out, _ = program("gpt2_train", *small, "--steps", 1)
+    config = GPT2Config(**read_meta(tmp_path / "run" / "checkpoint.npz")["config"])
+    assert (config.vocab_size, config.padded_vocab_size) == (357, 384)
+    count = gpt2.GPT2(config).params.flat.size - 27 * config.channels
+    assert f"{count:,} parameters (and {27 * config.channels} numbers of padding) on" in out
+    assert f"GPT-2, {count:,} parameters" in program("convert", tmp_path / "run")[1]
+    _, out, _ = program("llama2_train", *small, "--steps", 1, "--out", tmp_path / "llama")
+    assert re.search(r"parameters on .*corpus", out)
 
 
 def test_without_names_the_newest_corpus_and_a_free_folder_are_taken(
