@@ -1,7 +1,9 @@
 """Text of one's own: what is a document of it, and what is told of it."""
 
+import io
 import json
 import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 from corpora import call, read_documents, read_tokens
@@ -77,7 +79,24 @@ def test_pieces_are_what_split_makes(tmp_path_factory, texts, block):
             assert list(corpus.pieces(path, separator)) == content.split(separator)
 
 
-def test_a_wrong_byte_is_named_with_its_place_in_the_file(tmp_path):
+def test_a_long_piece_is_not_searched_again_and_again(monkeypatch):
+    class File(io.BytesIO):
+        reads = 0
+
+        def read(self, size):
+            self.reads += 1
+            return super().read(size)
+
+    monkeypatch.setattr(corpus, "BLOCK_BYTES", 1)
+    file = File(b"x" * 10_000)
+    path = SimpleNamespace(open=lambda mode: file)
+    assert list(corpus.pieces(path, "--")) == ["x" * 10_000]
+    assert file.reads < 20
+
+
+@pytest.mark.parametrize("block", [3, 1 << 20])
+def test_a_wrong_byte_is_named_with_its_place_in_the_file(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(corpus, "BLOCK_BYTES", block)
     path = tmp_path / "text.txt"
     path.write_bytes(b"one\r\n--\r\ntwo\r\n--\r\nth\xffree")
     with pytest.raises(UserError, match=r"text\.txt is not UTF-8: byte 0xff at offset 20 "):

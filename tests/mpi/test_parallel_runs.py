@@ -96,6 +96,17 @@ def test_ranks_share_what_little_there_is_to_validate_with(mpirun, corpus, tmp_p
     assert validated[4] == pytest.approx(validated[1], abs=1e-5)
 
 
+def test_a_default_batch_is_lowered_for_all_ranks_together(mpirun, corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "little")
+    train = tmp_path / "little" / "train_000000.bin"
+    write_shard(train, np.fromfile(train, "<u2", offset=1024)[: 7 * 16 + 1])
+    arguments = [*SETTINGS, "--data", tmp_path / "little", "--out", tmp_path / "run"]
+    out, err = mpirun(2, "gpt2_train.py", *arguments, "--steps", 2).communicate(timeout=120)
+    assert err == ""
+    assert out.count("little is small: batches have 3 sequences, not 8") == 1
+    assert read_meta(tmp_path / "run" / "checkpoint.npz")["batch_size"] == 6
+
+
 def test_a_run_goes_on_with_another_number_of_ranks(train, tmp_path):
     train(2, "whole", "--batch-size", 2)
     train(4, "run", "--batch-size", 1, "--zero", "--steps", 8, "--checkpoint-async")
