@@ -95,12 +95,13 @@ def test_an_array_without_a_shape_is_missed(new_layer):
 
 @pytest.mark.parametrize("name", find_layers())
 def test_arguments_are_drawn_as_the_docstrings_say(name):
-    layer = find_layers()[name]
+    layer, tokens = find_layers()[name], set()
     for case in itertools.chain(*layer.cases.values()):
         values = draw_arguments(layer, case, np.random.default_rng(0), np.float32)
         assert values.keys() == layer.parameters.keys() - {f"d{each}" for each in layer.inputs}
-        for each in ("tokens", "targets"):
-            if each in values:
-                assert values[each].max() < case["V"]
-        types = {x.dtype.str[1:] for x in values.values() if isinstance(x, np.ndarray)}
-        assert types <= {"f4", "c8", "i8"}
+        drawn = [x for x in values.values() if isinstance(x, np.ndarray)]
+        assert {x.dtype.str[1:] for x in drawn} <= {"f4", "c8", "i8"}
+        for each in values.keys() & {"tokens", "targets"}:
+            assert values[each].max() < case["V"]
+            tokens |= set(values[each].tolist())
+    assert len(tokens) != 1

@@ -171,6 +171,14 @@ def test_a_function_that_writes_nothing_or_takes_too_much(capsys):
     assert "missing 1 required positional argument: 'scale'" in lines[2]
 
 
+def test_a_function_may_compute_in_the_memory_of_what_it_is_given():
+    def backward(dx, dout, x):
+        plain_gelu(None)(dx, dout, x)
+        dout[...] = np.nan
+
+    assert all(result.ok for result in check_layer("gelu", backward=backward))
+
+
 def test_what_is_wrong_is_named_at_the_end(capsys):
     passed, lines = printed(capsys, "linear", backward=plain_linear("mean for sum"), N=6, I=4, O=5)
     assert not passed

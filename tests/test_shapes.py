@@ -167,6 +167,11 @@ def test_what_may_be_left_out_or_differ_is_let_through():
     attention_forward(np.empty_like(Q), ones(1, 2, 5), Q, room, room, padding=np.array([1]))
 
 
+def test_what_is_given_by_name_is_held_to_its_shape():
+    with pytest.raises(UserError, match=r"padding has shape \(2,\), and should have \(1,\)"):
+        attention_forward(np.empty_like(Q), ones(1, 2, 5), q=Q, k=Q, v=Q, padding=np.zeros(2, int))
+
+
 def test_a_function_is_found_out_in_every_call_not_only_in_the_first():
     x = ones(2, 3)
     for _ in range(2):
