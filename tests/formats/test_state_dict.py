@@ -5,7 +5,7 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
-from test_huggingface import FLOATS, assert_same, model
+from folders import FLOATS, assert_same, model
 
 from errors import FormatError, UserError
 from formats import torch_pickle
