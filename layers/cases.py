@@ -49,10 +49,13 @@ CASES: dict[str, dict[str, list[Case]]] = {
     },
     # Tokens that come twice, because there are more than the vocabulary has.
     "embedding": {"": sizes("N V C", (1, 1, 1), (7, 5, 3), (12, 4, 6))},
+    # The mean of a single channel is the channel: that would prove nothing.
+    "layernorm": {"": sizes("N C", (1, 2), (6, 7), (5, 16))},
     "linear": {
         "a bias": sizes("N I O", (1, 1, 1), (5, 7, 3), (6, 4, 4)),
         "no bias": sizes("N I O", (5, 3, 7), bias=None),
     },
+    "rmsnorm": {"": sizes("N C", (1, 2), (6, 7), (5, 16))},
     "rope": {"": sizes("B T H D", (1, 1, 1, 2), (2, 5, 3, 4))},
 }
 
