@@ -2,6 +2,8 @@
 
     python train.py gpt2                        which is what gpt2_train.py does
     python train.py llama2 --preset stories15M --data tinystories --batch-size 16
+    python train.py gpt2 --help                 what can be asked of it
+    python train.py --list                      the runs that there are
     python train.py --list                      the runs that there are, and how good they are
 
 `prepare` in training/run.py puts a run together, and `train` is the loop. Under MPI every rank goes
@@ -75,20 +77,7 @@ def train(run: Run, stop: "StopRequest") -> None:
     """
     args, ranks = run.args, run.ranks
     peak = Peak(ranks.total)
-    num_params = num_elements(unpadded_shapes(run.model.config))
-    padding = run.model.params.flat.size - num_params
-    padded = f" (and {padding:,} numbers of padding)" if padding else ""
-    print(f"{num_params:,} parameters{padded} on {run.corpus}; the run is in {args.out}")
-    steps = args.steps - run.step
-    time_in_all = tqdm.format_interval(steps * run.step_flops / (peak.speed / 2 * 1e9))
-    print(
-        f"this machine multiplies matrices at {peak.speed:.0f} GFLOP/s; at half of that, as is "
-        f"usual, {steps} steps take {time_in_all}",
-        flush=True,
-    )
-    if to_know := ranks.describe():
-        print(to_know, flush=True)
-
+    introduce(run, peak)
     stop.patient = True  # from now on there is something to lose
     if args.on_spike == "rollback" and run.step == 0:
         run.save()  # something to go back to
@@ -213,6 +202,23 @@ def recover(run: Run, step: int, error: DivergedError) -> None:
     print(f"{reason}; back to step {run.step}, without the batches since then", flush=True)
 
 
+def introduce(run: Run, peak: Peak) -> None:
+    """Say what is about to be trained, and about how long it takes."""
+    num_params = num_elements(unpadded_shapes(run.model.config))
+    padding = run.model.params.flat.size - num_params
+    padded = f" (and {padding:,} numbers of padding)" if padding else ""
+    print(f"{num_params:,} parameters{padded} on {run.corpus}; the run is in {run.args.out}")
+    steps = run.args.steps - run.step
+    time_in_all = tqdm.format_interval(steps * run.step_flops / (peak.speed / 2 * 1e9))
+    print(
+        f"this machine multiplies matrices at {peak.speed:.0f} GFLOP/s; at half of that, as is "
+        f"usual, {steps} steps take {time_in_all}",
+        flush=True,
+    )
+    if to_know := run.ranks.describe():
+        print(to_know, flush=True)
+
+
 def describe_step(run: Run, row: Row, peak: Peak) -> str:
     """A step in one line."""
     speed = run.step_flops / (row["ms"] / 1e3) / 1e9
@@ -267,6 +273,9 @@ class StopRequest:
 def _first_word() -> str:
     """Take the family's name from the command line, or `LIST`."""
     words = sys.argv[1:2]
+    if words in (["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit(0)
     if not words or words[0] not in (*FAMILIES, LIST):
         raise UserError(
             f"the first word must be the family of the model, one of {', '.join(FAMILIES)}, or "

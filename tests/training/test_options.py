@@ -246,11 +246,18 @@ def test_every_size_that_a_model_has_is_an_option():
         assert {field.name for field in fields(family.config)} - known == {"vocab_size"}
 
 
-@pytest.mark.parametrize("words", [[], ["gpt5"], ["--help"]])
+@pytest.mark.parametrize("words", [[], ["gpt5"], ["--steps", 1]])
 def test_a_family_that_is_not_known(program, words):
     status, _, err = program("train", *words)
     assert status == 2
     assert "gpt2, llama2" in err
+
+
+def test_help_without_a_family_names_the_ways_in(program):
+    status, out, err = program("train", "--help")
+    assert (status, err) == (0, "")
+    for words in ("train.py gpt2", "train.py llama2", "--help", "--list"):
+        assert words in out
 
 
 def test_out_that_is_a_file(program, small, tmp_path):
