@@ -164,6 +164,8 @@ def test_merges_are_those_of_their_converter(ours, folder):
 def test_characters(tmp_path):
     ours = CharTokenizer("".join(sorted(set("".join(TEXTS)))))
     write(tmp_path / "written", ours)
+    config = json.dumps({"model_type": "gpt2"})
+    (tmp_path / "written" / "config.json").write_text(config, encoding="utf-8")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "written")
     theirs.save_pretrained(tmp_path / "saved")
     for folder in ("written", "saved"):
@@ -173,6 +175,7 @@ def test_characters(tmp_path):
         tokens = ours.encode(text)
         assert theirs.encode(text) == tokens, text
         assert theirs.decode(tokens, skip_special_tokens=True) == text
+    assert theirs.encode("a\U0001f9ffb") == ours.encode("ab")  # what it has not, it leaves out
 
 
 def test_the_older_files_of_gpt2_are_read(starter, tmp_path):
