@@ -25,7 +25,7 @@ from dataloader import write_shard
 from dev.download import download
 from errors import UserError
 from files import decode_text, making
-from formats.tokenizer_files import KINDS
+from formats.tokenizer_files import FILES, KINDS
 from load import tokenizer_of
 from tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer, train_bpe
 
@@ -42,9 +42,8 @@ def add_options(parser: argparse.ArgumentParser, tokenizer: str, name: str) -> N
     parser.add_argument(
         "--tokenizer",
         default=tokenizer,
-        help="gpt2, bytes, a .tiktoken, tokenizer.bin, .model or tokenizer.json file, a model's "
-        "file or folder, bpe:N to train N merges on the training split, or chars for the "
-        "characters of the training split (default: %(default)s)",
+        help=f"gpt2, bytes, a {FILES}, a model's file or folder, bpe:N to train N merges on the "
+        "training split, or chars for the characters of the training split (default: %(default)s)",
     )
     parser.add_argument(
         "--out",
