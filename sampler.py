@@ -20,7 +20,7 @@ import own_imports
 from errors import RunError, UserError
 from layers.tiles import row_tiles, run_tiles
 from models.model import Model
-from tokenizer import LlamaTokenizer, Tokenizer
+from tokenizer import Decoder, LlamaTokenizer, Tokenizer
 
 LARGEST = 1e6  # of numbers that float32 logits are divided by: all effect is long reached
 
@@ -311,7 +311,7 @@ def _pieces(
     settings: Settings,
 ) -> Iterator[tuple[int, str]]:
     """What `generate_many` returns."""
-    decoders = [tokenizer.decoder(last) for last in cache.tokens[:, -1]]
+    decoders = [Decoder(tokenizer, last) for last in cache.tokens[:, -1]]
     steps = generate_tokens(cache, max_tokens, tokenizer.ends, settings, rng, tokenizer.vocab_size)
     begin = time.perf_counter()
     tokens = next(steps, {})

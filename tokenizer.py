@@ -117,16 +117,12 @@ class Tokenizer(ABC):
         Raises:
             UserError: a token is outside the vocabulary.
         """
-        decoder = self.decoder(previous)
+        decoder = Decoder(self, previous)
         for token in tokens:
             if text := decoder.feed(token):
                 yield text
         if text := decoder.finish():
             yield text
-
-    def decoder(self, previous: int | None = None) -> "Decoder":
-        """What `stream` uses, for who gets the tokens of several texts in turn."""
-        return Decoder(self, previous)
 
     def _bytes_of(self, token: int, previous: int | None) -> bytes:
         """The bytes of a token that comes after `previous`."""
@@ -144,9 +140,9 @@ class Tokenizer(ABC):
 
 
 class Decoder:
-    """The text of tokens that are fed to it one by one; see `Tokenizer.stream`."""
+    """What `Tokenizer.stream` uses, for who gets the tokens of several texts in turn."""
 
-    def __init__(self, tokenizer: Tokenizer, previous: int | None):
+    def __init__(self, tokenizer: Tokenizer, previous: int | None = None):
         self.tokenizer, self.previous = tokenizer, previous
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -430,8 +426,8 @@ def train_bpe(texts: str | Iterable[str], num_merges: int) -> BytePairTokenizer:
             holders[pair].add(index)
 
     tokens = [bytes([byte]) for byte in range(256)]
-    merges = range(256, 256 + num_merges)
-    for merged in tqdm(merges, desc="merging pairs", disable=None, leave=False):
+    ids = range(256, 256 + num_merges)
+    for merged in tqdm(ids, desc="merging pairs", disable=None, leave=False):
         highest = max(pair_counts.values(), default=0)
         if highest < 2:
             break
@@ -450,13 +446,10 @@ def train_bpe(texts: str | Iterable[str], num_merges: int) -> BytePairTokenizer:
 
 def _merge(spelling: list[int], pair: tuple[int, int], merged: int) -> list[int]:
     """`spelling` with every `pair` in it, from left to right, replaced by `merged`."""
-    result = []
-    position = 0
-    while position < len(spelling):
-        if tuple(spelling[position : position + 2]) == pair:
-            result.append(merged)
-            position += 2
+    result: list[int] = []
+    for token in spelling:
+        if result and (result[-1], token) == pair:
+            result[-1] = merged
         else:
-            result.append(spelling[position])
-            position += 1
+            result.append(token)
     return result
