@@ -286,8 +286,8 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         "--out",
         type=Path,
         metavar="DIR",
-        help="where checkpoint.npz, log.csv and loss.png go (default: runs/PRESET, or the next "
-        "free name like it)",
+        help="where checkpoint.npz, best.npz, log.csv and loss.png go (default: in runs/, named "
+        "after the preset or the sizes)",
     )
     run.add_argument(
         "--resume",
