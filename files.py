@@ -159,6 +159,11 @@ def decode_text(data: bytes, source: str | Path, offset: int = 0) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 
 
+def without_surrogates(text: str) -> str:
+    """`text` with U+FFFD for each lone surrogate, a half of a character that no UTF-8 can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def save_figure(figure, path: Path) -> None:
     """Write a matplotlib figure; the suffix of `path` says in which format.
 

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 import own_imports
 from errors import RunError, UserError
-from files import replacing
+from files import replacing, without_surrogates
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -395,11 +395,6 @@ class CharTokenizer(Tokenizer):
     def to_bytes(self) -> bytes:
         """The characters as one JSON string."""
         return json.dumps(self.characters).encode()
-
-
-def without_surrogates(text: str) -> str:
-    """`text` with U+FFFD for each lone surrogate, a half of a character that no UTF-8 can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def train_bpe(texts: str | Iterable[str], num_merges: int) -> BytePairTokenizer:

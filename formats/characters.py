@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 from errors import FormatError
+from files import without_surrogates
 from formats.pickle_machine import MAX_BYTES, run
-from tokenizer import without_surrogates
 
 PICKLE = b"\x80"  # how a pickle begins, since Python 2.3
 STARTS = b'"', PICKLE

@@ -33,7 +33,7 @@ from reprlib import repr as shortened
 from typing import Any
 
 from errors import FormatError, UserError
-from files import replacing
+from files import replacing, without_surrogates
 from formats.byte_pairs import byte_characters, cuts, merged_last, merges
 from formats.sentencepiece_model import LLAMA, Settings, settings_of
 from tokenizer import (
@@ -45,7 +45,6 @@ from tokenizer import (
     CharTokenizer,
     LlamaTokenizer,
     Tokenizer,
-    without_surrogates,
 )
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from dev.data.corpus import add_options, folder_of, pieces, split_documents, write_corpus
 from errors import UserError
-from files import decode_text
-from tokenizer import without_surrogates
+from files import decode_text, without_surrogates
 
 
 @dataclass(frozen=True)
