@@ -1,6 +1,7 @@
 """What a run says while it goes: the lines of its steps, and a bar in between."""
 
 import sys
+import threading
 import time
 
 from tqdm import tqdm
@@ -18,6 +19,8 @@ class Progress:
 
     def __init__(self, steps: int, done: int, log_every: int | None, visible: bool) -> None:
         self.steps, self.step, self._log_every = steps, done, log_every
+        # tqdm's own lock is for several processes, and a killed run would leave it behind.
+        tqdm.set_lock(threading.RLock())
         self._bar = tqdm(
             total=steps, initial=done, unit=" steps", disable=None if visible else True, leave=False
         )
