@@ -5,7 +5,7 @@ import math
 from functools import cache
 from pydoc_data.topics import topics
 
-from formats import hf_tokenizer
+from formats import hf_byte_level, hf_sentencepiece
 from formats.tokenizer_files import tokenizer_from_bytes
 from tokenizer import BYTE_PIECES, SPECIAL_PIECES, BytePairTokenizer, LlamaTokenizer, train_bpe
 
@@ -31,10 +31,10 @@ def small_files() -> tuple[str, ...]:
     tiny = train_bpe("abab abab aba", 5)
     special = LlamaTokenizer([*LLAMA.pieces, b"<pad>"], [*LLAMA.scores, -math.inf])
     contents = (
-        hf_tokenizer._gpt2_content(tiny),
-        hf_tokenizer._llama_content(LLAMA),
-        hf_tokenizer._gpt2_content(BytePairTokenizer(tiny.ranks, ["[PAD]", "<é>"])),
-        hf_tokenizer._llama_content(special),
+        hf_byte_level.content(tiny),
+        hf_sentencepiece.content(LLAMA),
+        hf_byte_level.content(BytePairTokenizer(tiny.ranks, ["[PAD]", "<é>"])),
+        hf_sentencepiece.content(special),
     )
     return tuple(map(json.dumps, contents))
 

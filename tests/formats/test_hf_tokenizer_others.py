@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errors import FormatError
-from formats import hf_tokenizer
+from formats import hf_byte_level
 from formats.byte_pairs import byte_characters
 from formats.tokenizer_files import load_tokenizer, tokenizer_from_bytes
 from tokenizer import train_bpe
@@ -74,7 +74,7 @@ def test_merges_to_special_tokens_are_not_for_texts():
 
 
 def write_vocab(folder, tokenizer=TRAINED, version="#version: 0.2\n"):
-    content = hf_tokenizer._gpt2_content(tokenizer)["model"]
+    content = hf_byte_level.content(tokenizer)["model"]
     lines = "".join(f"{left} {right}\n" for left, right in content["merges"])
     (folder / "merges.txt").write_text(version + lines, encoding="utf-8")
     (folder / "vocab.json").write_text(json.dumps(content["vocab"]), encoding="utf-8")

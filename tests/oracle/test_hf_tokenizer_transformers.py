@@ -6,7 +6,8 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from formats.hf_tokenizer import METASPACE, REPLACE, write
+from formats.hf_sentencepiece import METASPACE, REPLACE
+from formats.hf_tokenizer import write
 from formats.sentencepiece_model import Settings, make_tokenizer, settings_of
 from formats.tokenizer_files import load_tokenizer
 from tokenizer import BytePairTokenizer, CharTokenizer, LlamaTokenizer, Tokenizer, train_bpe

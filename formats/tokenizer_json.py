@@ -1,0 +1,129 @@
+"""What a tokenizer.json of any kind has: its tokens, those added to them, and its merges.
+
+Source of the format: tokenizers, Tokenizer.save.
+"""
+
+import re
+from pathlib import Path
+from reprlib import repr as shortened
+from typing import Any
+
+from errors import FormatError, UserError
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def unlike(source: str | Path, what: str) -> FormatError:
+    """The error for a file that has what is not handled."""
+    return FormatError(
+        f"{source} has {what}; it is damaged, or a tokenizer unlike GPT-2's and Llama 2's, which "
+        "is not handled here"
+    )
+
+
+def entry(mapping: Any, key: str, kind: type, source: str | Path) -> Any:
+    """`mapping[key]`, which must be of that type.
+
+    Raises:
+        FormatError: it is not, or not there; as for all that read here.
+    """
+    value = mapping.get(key) if isinstance(mapping, dict) else None
+    if not isinstance(value, kind):
+        raise unlike(source, f"no {key}, or one of a strange type")
+    return value
+
+
+def vocabulary(
+    content: dict[str, Any], source: str | Path
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """All tokens in the order of their ids, and what the file says of those added."""
+    entries = entry(content, "added_tokens", list, source)
+    ids = {entry(each, "content", str, source): entry(each, "id", int, source) for each in entries}
+    vocab = entry(content["model"], "vocab", dict, source)
+    return read_tokens(vocab | ids, source), entries
+
+
+def read_tokens(vocab: dict[str, Any], source: str | Path) -> list[str]:
+    """The tokens in the order of their ids."""
+    ids = vocab.values()
+    if not all(isinstance(id_, int) for id_ in ids) or sorted(ids) != list(range(len(vocab))):
+        raise unlike(source, f"{len(vocab)} tokens whose ids are not 0, 1, 2, ...")
+    for token in vocab:
+        if not token:
+            raise unlike(source, "an empty token")
+        if SURROGATE.search(token):
+            raise unlike(source, f"the token {shortened(token)}, which is no text")
+    return sorted(vocab, key=vocab.__getitem__)
+
+
+def cut_added(
+    tokens: list[str], entries: list[dict[str, Any]], known: list[str], source: str | Path
+) -> tuple[list[str], list[str]]:
+    """The tokens of the vocabulary, of which the `known` ones are special, and those behind it."""
+    special = {each["content"]: each.get("special") for each in entries}
+    for token in known:
+        special.pop(token, None)
+    count = len(tokens) - len(special)
+    behind = set(tokens[count:])
+    for token in special:
+        if token not in behind:
+            raise unlike(source, f"the special token {shortened(token)} within its vocabulary")
+        if special[token] is not True:
+            raise unlike(source, f"the added token {shortened(token)}, which is not special")
+    return tokens[:count], tokens[count:]
+
+
+def read_pairs(merges: list[Any], tokens: list[str], source: str | Path) -> list[tuple[str, str]]:
+    """The merges, whether written as "a b" or as ["a", "b"]."""
+    known = set(tokens)
+    pairs: dict[tuple[str, str], None] = {}
+    for merge in merges:
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(token, str) for token in pair)
+            or not known.issuperset((*pair, "".join(pair)))
+        ):
+            raise unlike(source, f"the merge {shortened(merge)}, which is not of two of its tokens")
+        if tuple(pair) in pairs:
+            raise unlike(source, f"the merge {shortened(merge)} twice")
+        pairs[tuple(pair)] = None
+    return list(pairs)
+
+
+def content_of(
+    tokens: list[str], pairs: list[tuple[str, str]], special: list[str]
+) -> dict[str, Any]:
+    """A tokenizer.json in which nothing is done to a text but merging."""
+    vocab = {token: id_ for id_, token in enumerate(tokens)}
+    if len(vocab) < len(tokens):
+        raise UserError(
+            "a tokenizer.json cannot have two tokens of one spelling, as this tokenizer has; "
+            "convert without it"
+        )
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": vocab[token], "content": token, "special": True} | flags for token in special
+        ],
+        "normalizer": None,
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": pairs,
+        },
+    }
