@@ -57,6 +57,13 @@ def huggingface(config: GPT2Config | Llama2Config, attention: str = "eager") -> 
     return make(config, bos_token_id=0, eos_token_id=0, attn_implementation=attention)
 
 
+def fast_huggingface(config: GPT2Config | Llama2Config) -> nn.Module:
+    """The same as people run it: with PyTorch's own attention, and no casts for oracle tests."""
+    model = huggingface(config, "sdpa")
+    vars(model).pop("forward", None)
+    return model
+
+
 def huggingface_gpt2(config: GPT2Config, **options: Any) -> nn.Module:
     import transformers
 

@@ -20,9 +20,17 @@ import psutil
 from errors import RunError, UserError
 from formats.weights import Parts, Weights
 from layers.tiles import num_threads, run_tiles, slices
+from models import FAMILIES
 from models.model import Model
 
 MIB = 2**20
+
+# The class and the config of every size that has a name.
+PRESETS = {
+    name: (family.model, config)
+    for family in FAMILIES.values()
+    for name, config in family.presets.items()
+}
 
 
 def use_threads(count: int | None) -> None:

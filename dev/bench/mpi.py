@@ -39,8 +39,7 @@ from tqdm import tqdm
 
 from adam import AdamW
 from buffers import check_available, num_elements
-from dev.bench.machine import use_threads
-from dev.bench.sample import PRESETS
+from dev.bench.machine import PRESETS, use_threads
 from errors import RunError, UserError, at_least
 from training.ranks import CHUNK, find_ranks
 

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from buffers import num_elements
 from dev.bench.machine import (
     MIB,
+    PRESETS,
     Worker,
     as_weights,
     has_torch,
@@ -43,16 +44,9 @@ from dev.download_starter_pack import STARTER
 from errors import RunError, UserError, at_least
 from formats import llama2_c
 from formats.tokenizer_files import load_tokenizer
-from models import FAMILIES
 from models.llama2 import Llama2Config
 from sampler import Cache, Settings, generate_tokens
 from tokenizer import LlamaTokenizer
-
-PRESETS = {
-    name: (family.model, config)
-    for family in FAMILIES.values()
-    for name, config in family.presets.items()
-}
 
 SCALE = 3  # of the weights: with the initial ones all logits are nearly alike
 
@@ -227,8 +221,7 @@ def torch_step(args: argparse.Namespace) -> Callable[[], list[int]]:
     from dev import torch_models
 
     _, config = PRESETS[args.preset]
-    model = torch_models.huggingface(config, "sdpa").eval()
-    vars(model).pop("forward", None)  # its own forward, without the casts for oracle tests
+    model = torch_models.fast_huggingface(config).eval()
     torch_models.load_weights(model, random_weights(args))
     prompt = torch.from_numpy(
         np.random.default_rng(0).integers(0, config.vocab_size, (1, args.prompt_tokens))

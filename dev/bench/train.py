@@ -1,12 +1,14 @@
 """Time a training step of ours and of others in turn, and measure the peak memory of each.
 
     python dev/bench/train.py --batch-size 4 --seq-len 64
+    python dev/bench/train.py --preset smollm2-135m --batch-size 2 --seq-len 256
     python dev/bench/train.py --compile                     also torch.compile
     python dev/bench/train.py --llmc ../llm.c/train_gpt2    also llm.c
     python dev/bench/train.py --one-thread                  also ours on one thread
     python dev/bench/train.py --growth                      does our memory grow over 20 steps?
 
-Same weights, same batch, gradient clipping and AdamW included; the losses printed at the end show
+PyTorch's GPT-2 is the one in dev/torch_gpt2.py, and every other model transformers'. Same weights,
+same batch, gradient clipping and AdamW included; the losses printed at the end show
 that all did the same work (llm.c's trainer does not clip, and its optimizer's numbers are its own:
 its loss is a little different). On a shared machine only the ratio of neighbours means anything: it
 is the median over pairs of steps that ran one after the other.
@@ -31,9 +33,9 @@ import numpy as np
 from tqdm import tqdm
 
 from adam import AdamW
-from dev.bench.machine import MIB, Worker, has_torch, initial_weights, use_threads
+from dev.bench.machine import MIB, PRESETS, Worker, has_torch, initial_weights, use_threads
 from errors import UserError, at_least
-from models.gpt2 import GPT2, PRESETS
+from models.gpt2 import GPT2Config
 from models.model import RECOMPUTE
 
 OPTIONS = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "lr": 1e-4}
@@ -119,13 +121,16 @@ def llm_c(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if not args.llmc:
         yield {}
         return
+    _, config = PRESETS[args.preset]
+    if not isinstance(config, GPT2Config):
+        raise UserError(f"llm.c knows no {args.preset}; leave out --llmc")
     if sys.platform == "win32":
         raise UserError("--llmc needs Linux or macOS, where a process can be stopped; leave it out")
     from dev.bench.llmc import LAST_STEP, llm_c_contender  # not on Windows
 
     if args.pairs > LAST_STEP:
         raise UserError(f"llm.c takes {LAST_STEP} steps on end and no more; lower --pairs to that")
-    with llm_c_contender(args.llmc, PRESETS[args.preset], batch(args)[0]) as contender:
+    with llm_c_contender(args.llmc, config, batch(args)[0]) as contender:
         yield {"llm.c": contender}
 
 
@@ -143,8 +148,8 @@ def measure_growth(args: argparse.Namespace) -> None:
 
 def llm_np_step(args: argparse.Namespace) -> Callable[[], float]:
     """Our training step."""
-    config = PRESETS[args.preset]
-    model = GPT2(config, args.batch_size, args.seq_len, recompute=args.recompute)
+    model_type, config = PRESETS[args.preset]
+    model = model_type(config, args.batch_size, args.seq_len, recompute=args.recompute)
     optimizer = AdamW(model.params, model.grads, **OPTIONS)
     tokens, targets = batch(args)
 
@@ -166,9 +171,12 @@ def torch_step(args: argparse.Namespace, compiled: bool) -> Callable[[], float]:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    config = PRESETS[args.preset]
-    model = torch_gpt2.TorchGPT2(config)
-    torch_models.load_weights(model, initial_weights(GPT2, config))
+    model_type, config = PRESETS[args.preset]
+    if isinstance(config, GPT2Config):
+        model = torch_gpt2.TorchGPT2(config)
+    else:
+        model = torch_models.fast_huggingface(config)
+    torch_models.load_weights(model, initial_weights(model_type, config))
     if compiled:
         model.compile()
     optimizer = torch_models.adamw(model, fused=True, **OPTIONS)
@@ -178,6 +186,6 @@ def torch_step(args: argparse.Namespace, compiled: bool) -> Callable[[], float]:
 
 def batch(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and targets, (B, T): the tokens again and again, as from a shard that repeats them."""
-    vocab_size = PRESETS[args.preset].vocab_size
+    vocab_size = PRESETS[args.preset][1].vocab_size
     tokens = np.random.default_rng(0).integers(0, vocab_size, (args.batch_size, args.seq_len))
     return tokens, np.roll(tokens, -1)
