@@ -1,4 +1,4 @@
-"""Text to tokens and back, and the byte-pair trainer that makes a vocabulary.
+"""Text to tokens and back, and vocabularies of byte pairs made from a text.
 
 GPT-2's kind is one table, {bytes: rank}: 256 single bytes, and for every merge the bytes it joins.
 A token's id is its rank, and the one special token, `<|endoftext|>`, comes after the last rank.
@@ -19,20 +19,19 @@ import math
 import re
 import struct
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from heapq import heappop, heappush
-from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import regex
 import tiktoken
-from tqdm import tqdm
 
 import own_imports
 from errors import RunError, UserError
 from files import replacing, without_surrogates
+from merging import learn_merges, merge
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -56,14 +55,18 @@ class Tokenizer(ABC):
     Attributes:
         file_name: what its file is called in a corpus's folder.
         vocab_size: how many tokens there are.
-        begin: the token in front of every text.
-        ends: the tokens that end one, if there are any.
+        begin: the token that begins a new text.
+        adds_begin: whether it also stands in front of a text that is to be continued.
+        ends: the tokens that end a text, if there are any.
+        special: the control tokens by their names; no text becomes one of them.
     """
 
     file_name: str
     vocab_size: int
     begin: int
+    adds_begin: bool = False
     ends: frozenset[int]
+    special: Mapping[str, int]
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -96,7 +99,8 @@ class Tokenizer(ABC):
             return [self.begin]
         if not text:
             raise UserError("the prompt is empty; give some text, or leave the prompt out")
-        return self.encode(text)
+        tokens = self.encode(text)
+        return [self.begin, *tokens] if self.adds_begin else tokens
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of `tokens`; bytes that are not UTF-8 become U+FFFD.
@@ -173,8 +177,9 @@ class BytePairTokenizer(Tokenizer):
         self.ranks, self.added = ranks, added
         self.begin = len(ranks)
         self.ends = frozenset({self.begin})
-        special = [token.encode() for token in (END_OF_TEXT, *added)]
-        self._token_bytes = [*sorted(ranks, key=ranks.__getitem__), *special]
+        names = [END_OF_TEXT, *added]
+        self.special = {name: token for token, name in enumerate(names, start=self.begin)}
+        self._token_bytes = [*sorted(ranks, key=ranks.__getitem__), *map(str.encode, names)]
         self.vocab_size = len(self._token_bytes)
         self._encoding = tiktoken.Encoding(
             "llm.np",
@@ -246,6 +251,7 @@ class LlamaTokenizer(Tokenizer):
 
     file_name = "tokenizer.bin"
     begin, end = 1, 2
+    adds_begin = True
     ends = frozenset({begin, end})
     drops_blank = True  # when decoding, in front of a text
 
@@ -255,12 +261,13 @@ class LlamaTokenizer(Tokenizer):
         single_bytes = [bytes([byte]) for byte in range(256)]
         self._token_bytes = [pieces[0], b"", b"", *single_bytes, *pieces[FIRST_PIECE:]]
 
-        texts = pieces[FIRST_PIECE:]
-        self._tokens = {
-            text: token
-            for token, text in enumerate(texts, start=FIRST_PIECE)
-            if scores[token] != -math.inf
-        }
+        self.special = {"<unk>": 0, "<s>": self.begin, "</s>": self.end}
+        self._tokens: dict[bytes, int] = {}
+        for token, text in enumerate(pieces[FIRST_PIECE:], start=FIRST_PIECE):
+            if scores[token] == -math.inf:
+                self.special[text.decode(errors="replace")] = token
+            else:
+                self._tokens[text] = token
         self._merges: dict[tuple[int, int], tuple[float, int]] = {}
         for joined, token in self._tokens.items():
             for cut in range(1, len(joined)):
@@ -284,43 +291,12 @@ class LlamaTokenizer(Tokenizer):
         return f" {text}" if text else ""
 
     def _encode_word(self, word: str) -> list[int]:
-        """The tokens of `word`: one per character, then the best pair merged, again and again.
-
-        A heap has the best pair on top, the leftmost of equals. Pairs that a merge has broken stay
-        in it, and are known by their tokens no longer being there.
-        """
+        """The tokens of `word`: one per character, then the best pair merged, again and again."""
         tokens = []
         for character in map(str.encode, word):
             known = self._tokens.get(character)
             tokens += [FIRST_BYTE + byte for byte in character] if known is None else [known]
-        # A linked list; the -1 behind its end is also what index -1 finds before its start.
-        count = len(tokens)
-        tokens.append(-1)
-        before, after = list(range(-1, count)), [*range(1, count + 1), count]
-        heap = []
-
-        def consider(left: int) -> None:
-            pair = tokens[left], tokens[after[left]]
-            if pair in self._merges:
-                cost, joined = self._merges[pair]
-                heappush(heap, (cost, left, pair, joined))
-
-        for left in range(count):
-            consider(left)
-        while heap:
-            _, left, pair, joined = heappop(heap)
-            right = after[left]
-            if (tokens[left], tokens[right]) == pair:
-                tokens[left], tokens[right] = joined, -1
-                after[left] = after[right]
-                before[after[right]] = left
-                consider(before[left])
-                consider(left)
-        return [token for token in tokens if token >= 0]
-
-    def encode_prompt(self, text: str | None) -> list[int]:
-        tokens = super().encode_prompt(text)
-        return tokens if text is None else [self.begin, *tokens]
+        return merge(tokens, self._merges)
 
     def merges(self) -> list[tuple[int, int]]:
         """The pairs of tokens that are merged, in order: by scores, as Hugging Face ranks them.
@@ -372,6 +348,7 @@ class CharTokenizer(Tokenizer):
 
     file_name = "characters.json"
     ends = frozenset()
+    special = MappingProxyType({})
 
     def __init__(self, characters: str):
         self.characters = characters
@@ -410,41 +387,8 @@ def train_bpe(texts: str | Iterable[str], num_merges: int) -> BytePairTokenizer:
     words: Counter[str] = Counter()
     for text in [texts] if isinstance(texts, str) else texts:
         words.update(regex.findall(GPT2_PATTERN, text))
-    counts = list(words.values())
-    spellings = [list(word.encode("utf-8", errors="replace")) for word in words]
-
-    pair_counts: Counter[tuple[int, int]] = Counter()
-    holders = defaultdict(set)  # pair -> indices of the words that hold it, or once did
-    for index, spelling in enumerate(spellings):
-        for pair in pairwise(spelling):
-            pair_counts[pair] += counts[index]
-            holders[pair].add(index)
-
+    spellings = [word.encode("utf-8", errors="replace") for word in words]
     tokens = [bytes([byte]) for byte in range(256)]
-    ids = range(256, 256 + num_merges)
-    for merged in tqdm(ids, desc="merging pairs", disable=None, leave=False):
-        highest = max(pair_counts.values(), default=0)
-        if highest < 2:
-            break
-        best = min(pair for pair, count in pair_counts.items() if count == highest)
-        tokens.append(tokens[best[0]] + tokens[best[1]])
-        for index in holders.pop(best):
-            for pair in pairwise(spellings[index]):
-                pair_counts[pair] -= counts[index]
-            spellings[index] = _merge(spellings[index], best, merged)
-            for pair in pairwise(spellings[index]):
-                pair_counts[pair] += counts[index]
-                holders[pair].add(index)
-        del pair_counts[best]
+    for left, right in learn_merges(spellings, list(words.values()), num_merges):
+        tokens.append(tokens[left] + tokens[right])
     return BytePairTokenizer({token: rank for rank, token in enumerate(tokens)})
-
-
-def _merge(spelling: list[int], pair: tuple[int, int], merged: int) -> list[int]:
-    """`spelling` with every `pair` in it, from left to right, replaced by `merged`."""
-    result: list[int] = []
-    for token in spelling:
-        if result and (result[-1], token) == pair:
-            result[-1] = merged
-        else:
-            result.append(token)
-    return result

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. What stands in one line may not import each other, but for the modules of one
 # folder, and tokenizer and formats, where formats/ imports tokenizer.
 LEVELS = [
-    ["errors", "own_imports"],
+    ["errors", "own_imports", "merging"],
     ["files", "buffers", "layers"],
     ["models", "adam"],
     ["tokenizer", "dataloader"],

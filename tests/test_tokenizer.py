@@ -14,6 +14,7 @@ from tokenizer import (
     BYTE_PIECES,
     GPT2_PATTERN,
     SPECIAL_PIECES,
+    BytePairTokenizer,
     CharTokenizer,
     LlamaTokenizer,
     train_bpe,
@@ -111,6 +112,22 @@ def test_a_token_outside_the_vocabulary_is_refused(tokenizer):
 def test_a_prompt_is_what_the_model_was_trained_to_see_before_the_answer():
     assert BYTES.encode_prompt("ab") == [97, 98]
     assert LLAMA.encode_prompt("ab") == [1, *LLAMA.encode("ab")]
+
+
+@ALL
+def test_no_text_becomes_a_control_token(tokenizer):
+    special = tokenizer.special.values()
+    assert set(special) >= tokenizer.ends
+    for name, token in tokenizer.special.items():
+        assert tokenizer.decode([token]) in (name, "")
+        assert not set(special) & set(tokenizer.encode(f"a{name}"))
+
+
+def test_control_tokens_are_known_by_name():
+    assert BytePairTokenizer(BYTES.ranks, ["<pad>"]).special == {"<|endoftext|>": 256, "<pad>": 257}
+    padded = LlamaTokenizer([*LLAMA.pieces, b"<pad>"], [*LLAMA.scores, -math.inf])
+    assert padded.special == {"<unk>": 0, "<s>": 1, "</s>": 2, "<pad>": len(LLAMA.pieces)}
+    assert CHARS.special == {}
 
 
 @ALL
