@@ -59,7 +59,9 @@ def write_checkpoint(
     check_available(4 * num_elements(shapes), f"to write {path}", "choose another format")
     params = Buffer(shapes, dtype)
     fill(params, weights)
-    meta = model_meta(weights.kind, config, positions or config.seq_len, weights.tokenizer)
+    positions = positions or config.seq_len
+    template = weights.chat_template
+    meta = model_meta(weights.kind, config, positions, weights.tokenizer, template)
     save_checkpoint(path, meta, {"params": params.flat})
 
 

@@ -15,6 +15,7 @@ import own_imports
 from buffers import Buffer, check_available, extents, num_elements
 from errors import FormatError, UserError
 from formats import gguf, huggingface, llama2_c, llm_c, state_dict
+from formats.chat_template import checked
 from formats.checkpoint import (
     CHECKPOINT,
     FORMAT,
@@ -90,6 +91,11 @@ class Source:
         """Its name in `FAMILIES`."""
         return self.weights.kind
 
+    @property
+    def chat_template(self) -> str | None:
+        """As in `Weights`."""
+        return self.weights.chat_template
+
     def load(self, batch_size: int = 1, seq_len: int | None = None) -> Model:
         """The model with its weights, to sample from.
 
@@ -130,7 +136,13 @@ def fill(params: Buffer, weights: Weights) -> None:
             place[: len(part)] = part  # behind it wte may have padding, which stays 0
 
 
-def model_meta(kind: str, config: Any, positions: int, tokenizer: Tokenizer) -> dict[str, Any]:
+def model_meta(
+    kind: str,
+    config: Any,
+    positions: int,
+    tokenizer: Tokenizer,
+    chat_template: str | None = None,
+) -> dict[str, Any]:
     """What a checkpoint says of the model in it, for `open_model`; see `Source`."""
     return {
         "model": kind,
@@ -138,6 +150,7 @@ def model_meta(kind: str, config: Any, positions: int, tokenizer: Tokenizer) -> 
         "positions": positions,
         # JSON holds text, and latin-1 has a character for every byte.
         "tokenizer": tokenizer.to_bytes().decode("latin-1"),
+        "chat_template": chat_template,
     }
 
 
@@ -292,7 +305,10 @@ def _from_checkpoint(path: Path, meta: Mapping[str, Any]) -> Weights:
         name: Parts.mapped(name, path, np.dtype(np.float32), starts[name], shape)
         for name, shape in unpadded_shapes(config).items()
     }
-    return Weights(FORMAT, kind, numbers, tensors, tokenizer)
+    template = meta.get("chat_template")  # older checkpoints say nothing of it
+    if template is not None:
+        template = checked(path, template)
+    return Weights(FORMAT, kind, numbers, tensors, tokenizer, chat_template=template)
 
 
 def _make_config(path: Path, kind: str, numbers: Mapping[str, Any]) -> Any:

@@ -28,6 +28,7 @@ import numpy as np
 
 from errors import FormatError, UserError
 from files import replacing
+from formats.chat_template import checked
 from formats.gguf_header import Stored, damaged, get, read_header
 from formats.gguf_tokenizer import add_tokenizer, read_tokenizer
 from formats.weights import FLOATS, SINGLE, Parts, Weights, as_type, missing
@@ -137,8 +138,10 @@ def read(path: Path) -> Weights:
     elif tensors.pop("wcls", None):
         _check_copy(path, stored["token_embd.weight"], stored["output.weight"])
     tokenizer, reason = read_tokenizer(path, values, config["vocab_size"])
+    # Others have a name behind the key, and are for special purposes.
+    template = checked(path, values.get("tokenizer.chat_template"))
     kind = KINDS[architecture]
-    return Weights(f"GGUF, version {version}", kind, config, tensors, tokenizer, reason)
+    return Weights(f"GGUF, version {version}", kind, config, tensors, tokenizer, reason, template)
 
 
 def write(path: Path, weights: Weights, dtype: str = "float32") -> None:
@@ -154,6 +157,8 @@ def write(path: Path, weights: Weights, dtype: str = "float32") -> None:
     writer = gguf.GGUFWriter(None, architecture)
     _add_config(writer, architecture, weights.config)
     add_tokenizer(writer, path, weights)
+    if weights.chat_template:
+        writer.add_chat_template(weights.chat_template)
     dtypes = {}
     for name, template in TENSORS[architecture].items():
         if name not in weights.tensors:  # the classifier of a tied model

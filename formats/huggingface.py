@@ -15,12 +15,13 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from errors import FormatError, UserError
 from files import replacing
-from formats import hf_tokenizer, safetensors, torch_pickle
+from formats import chat_template, hf_tokenizer, safetensors, torch_pickle
 from formats.state_dict import (
     HUGGINGFACE_GPT2,
     HUGGINGFACE_LLAMA,
@@ -61,14 +62,14 @@ def read(path: Path) -> Weights:
     folder = path if path.is_dir() else path.parent
     numbers = load_json(folder / CONFIG)
     kind = numbers.get("model_type")
-    if kind == "gpt2":
-        return _read_gpt2(folder / CONFIG, numbers, _state(folder, path.name))
-    if kind == "llama":
-        return _read_llama(folder / CONFIG, numbers, _state(folder, path.name))
-    raise FormatError(
-        f"{folder / CONFIG} is of a model of the type {kind!r:.60}, and only gpt2 and llama are "
-        "known here"
-    )
+    if kind not in ("gpt2", "llama"):
+        raise FormatError(
+            f"{folder / CONFIG} is of a model of the type {kind!r:.60}, and only gpt2 and llama "
+            "are known here"
+        )
+    read_model = _read_gpt2 if kind == "gpt2" else _read_llama
+    weights = read_model(folder / CONFIG, numbers, _state(folder, path.name))
+    return replace(weights, chat_template=chat_template.read_folder(folder))
 
 
 def _read_gpt2(path: Path, numbers: Mapping[str, Any], state: State) -> Weights:
@@ -200,6 +201,7 @@ def write(
         _write_weights(folder, tensors, dtype, largest_file)
         if tokenizer:
             hf_tokenizer.write(folder, tokenizer)
+        chat_template.write_folder(folder, weights.chat_template)
         _write_json(folder / CONFIG, numbers)  # last: without it there is no model
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -100,6 +100,8 @@ class Weights:
             vocab_size says: without padding.
         tokenizer: the model's, if the file has it.
         unread_tokenizer: why there is none, if the file has one.
+        chat_template: the text of the model's, which is never run; "" if the file says that there
+            is none, None if its format cannot say.
         note: what whoever converts the model should know.
     """
 
@@ -109,6 +111,7 @@ class Weights:
     tensors: Mapping[str, Parts]
     tokenizer: Tokenizer | None = field(default=None, repr=False)
     unread_tokenizer: str = ""
+    chat_template: str | None = field(default=None, repr=False)
     note: str = ""
 
 

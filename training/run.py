@@ -69,6 +69,7 @@ class Run:
     val_batches: DataLoader
     rng: np.random.Generator  # of the samples
     positions: int  # that any run has trained, of those the model has
+    chat_template: str | None = None  # of the model that it began with
     step: int = 0
     saved_step: int = 0
     losses: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_LOSSES))
@@ -242,7 +243,8 @@ class Run:
 
     def _description(self) -> dict[str, Any]:
         """What a checkpoint says of the model."""
-        return model_meta(self.kind, self.model.config, self.positions, self.tokenizer)
+        config, template = self.model.config, self.chat_template
+        return model_meta(self.kind, config, self.positions, self.tokenizer, template)
 
     def _write(self, write: Callable[[], None]) -> None:
         """Write something now, or with `--checkpoint-async` beside the next step."""
@@ -406,6 +408,7 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
         ),
         rng=np.random.default_rng(args.seed),
         positions=max(T, source.positions if source else 0),
+        chat_template=source.chat_template if source else None,
     )
     if args.resume:
         run.restore(source.path)
