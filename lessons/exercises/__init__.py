@@ -10,6 +10,7 @@ takes its place, so that the rest of the lesson runs.
 """
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,12 +60,10 @@ class Exercise:
             for name in self.outputs
         ]
 
-    def call(self, function: Callable, case: Mapping[str, Any]) -> list[Any] | None:
-        """What a function returns, as a list with one thing for each of `outputs`, or None."""
+    def call(self, function: Callable, case: Mapping[str, Any]) -> Any:
+        """What a function returns: if it is right, a sequence with one thing for each output."""
         result = function(**copy.deepcopy(dict(case)))
-        if len(self.outputs) == 1:
-            return [result]
-        return None if result is None else list(result)
+        return [result] if len(self.outputs) == 1 else result
 
 
 class Grader:
@@ -76,6 +75,12 @@ class Grader:
     def __call__(self, function: Callable) -> Callable:
         """Say how right a learner's function is; return it if it is, else the reference."""
         exercise = self.exercises[function.__name__]
+        if function is exercise.reference:
+            print(
+                f"{function.__name__}: nothing new to grade. This is the reference, which has "
+                "taken the place of your function: run the cell with yours again first."
+            )
+            return function
         verdict, right = judge(exercise, function)
         print(f"{function.__name__}: {verdict}")
         if not right:
@@ -85,6 +90,8 @@ class Grader:
 
 def judge(exercise: Exercise, function: Callable) -> tuple[str, bool]:
     """What to tell about a function, and whether it is right."""
+    if misnamed := _misnamed(exercise, function):
+        return misnamed, False
     wanted = [exercise.expected(case) for case in exercise.cases]
     try:
         given = [exercise.call(function, case) for case in exercise.cases]
@@ -92,12 +99,12 @@ def judge(exercise: Exercise, function: Callable) -> tuple[str, bool]:
         return "not done yet.", False
     except Exception as error:  # whatever a learner's function can do
         return f"it stopped with {reason(error)}", False
-    if None in given:
-        return "it returned None: is a `return` missing?", False
     for results in given:
-        if len(results) != len(exercise.outputs):
+        if results is None:
+            return "it returned None: is a `return` missing?", False
+        if not _is_several(results) or len(results) != len(exercise.outputs):
             names = ", ".join(exercise.outputs)
-            return f"it should return {names}; it returned {len(results)} of something.", False
+            return f"it should return {names}; it returned {_kind(results)}.", False
     errors = [
         max(_error(got[i], want[i]) for got, want in zip(given, wanted, strict=True))
         for i in range(len(exercise.outputs))
@@ -108,6 +115,31 @@ def judge(exercise: Exercise, function: Callable) -> tuple[str, bool]:
         against = "central differences" if exercise.forward else "the reference"
         return f"right! Largest relative error against {against}: {max(errors):.1e}.", True
     return _explain(exercise, given, wanted, errors), False
+
+
+def _misnamed(exercise: Exercise, function: Callable) -> str:
+    """Words for arguments that are not called as they should be; none if all are."""
+    case, signature = exercise.cases[0], inspect.signature(function)
+    try:
+        signature.bind(**case)
+    except TypeError:
+        yours = ", ".join(signature.parameters) or "none"
+        return f"its arguments must be called {', '.join(case)}; yours are {yours}."
+    return ""
+
+
+def _is_several(result: Any) -> bool:
+    """Whether it can be taken apart into several results."""
+    return isinstance(result, tuple | list) or (isinstance(result, np.ndarray) and result.ndim > 0)
+
+
+def _kind(result: Any) -> str:
+    """Words for something that was returned in the place of several things."""
+    if isinstance(result, tuple | list):
+        return f"{len(result)} things"
+    if isinstance(result, np.ndarray):
+        return f"one array of shape {result.shape}"
+    return f"a {type(result).__name__}"
 
 
 def _explain(exercise: Exercise, given: list, wanted: list, errors: list[float]) -> str:

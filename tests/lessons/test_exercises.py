@@ -10,7 +10,7 @@ import pytest
 LESSONS = Path(__file__).parents[2] / "lessons"
 sys.path.insert(0, str(LESSONS))  # as in a notebook
 
-from exercises import Exercise, Grader  # noqa: E402
+from exercises import Exercise, Grader, judge  # noqa: E402
 
 NUMBERS = sorted(path.stem[-2:] for path in LESSONS.glob("exercises/lesson_*.py"))
 SOLUTIONS = {number: importlib.import_module(f"solutions_{number}") for number in NUMBERS}
@@ -32,11 +32,20 @@ def test_a_solution_is_right(capsys, number, name):
 
 
 @pytest.mark.parametrize(("number", "name"), EXERCISES)
-def test_the_reference_is_right(capsys, number, name):
+def test_the_reference_is_right(number, name):
     """Else it would spoil the rest of the lesson for whoever skips an exercise."""
+    exercise = GRADERS[number].exercises[name]
+    assert judge(exercise, exercise.reference)[1]
+
+
+@pytest.mark.parametrize(("number", "name"), EXERCISES)
+def test_the_reference_is_no_answer(capsys, number, name):
+    """A grading cell that is run again alone is given what it has put in the answer's place."""
     reference = GRADERS[number].exercises[name].reference
     assert GRADERS[number](reference) is reference
-    assert "right!" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "nothing new to grade" in out
+    assert "right!" not in out
 
 
 @pytest.mark.parametrize(
@@ -155,6 +164,36 @@ def test_a_function_that_should_return_two_things_and_returns_none(capsys):
     assert "it returned None: is a `return` missing?" in capsys.readouterr().out
     grade(named(lambda x, y: (x % y, x // y), "both"))
     assert "All is right but the order: return quotient, rest." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda x, y: {"quotient": x // y, "rest": x % y}, "it returned a dict."),
+        (lambda x, y: (x // y, x % y, x), "it returned 3 things."),
+        (lambda x, y: x / y, "it returned a float."),
+        (lambda x, y: np.zeros((3, 2)), "it returned one array of shape (3, 2)."),
+    ],
+)
+def test_another_number_of_things_is_named(capsys, wrong, words):
+    both = named(lambda x, y: (x // y, x % y), "both")
+    Grader(Exercise(both, [{"x": 7, "y": 2}], ["quotient", "rest"]))(named(wrong, "both"))
+    assert f"it should return quotient, rest; {words}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [lambda y, n: 2 * y, lambda x: 2 * x, lambda x, n, more: 2 * x])
+def test_other_arguments_are_named(capsys, wrong):
+    assert GRADE(named(wrong, "double")) is double
+    out = capsys.readouterr().out
+    assert "its arguments must be called x, n; yours are " in out
+    assert "TypeError" not in out
+
+
+def test_more_arguments_may_have_defaults(capsys):
+    def double(x, n, factor=2):
+        return factor * x
+
+    assert GRADE(double) is double
 
 
 def test_the_case_that_is_wrong_is_shown(capsys):
