@@ -22,6 +22,7 @@ from formats.weights import Parts, Weights
 from layers.tiles import num_threads, run_tiles, slices
 from models import FAMILIES
 from models.model import Model
+from tokenizer import Tokenizer
 
 MIB = 2**20
 
@@ -139,10 +140,15 @@ def initial_weights(model_type: type[Model], config: Any) -> dict[str, np.ndarra
     return dict(params) | {"wte": params.wte[: config.vocab_size]}
 
 
-def as_weights(kind: str, config: Any, tensors: Mapping[str, np.ndarray]) -> Weights:
+def as_weights(
+    kind: str,
+    config: Any,
+    tensors: Mapping[str, np.ndarray],
+    tokenizer: Tokenizer | None = None,
+) -> Weights:
     """Weights by our names, wte without padding, as the formats of other systems write them."""
     parts = {name: Parts.of(name, tensor) for name, tensor in tensors.items()}
-    return Weights("memory", kind, asdict(config), parts)
+    return Weights("memory", kind, asdict(config), parts, tokenizer)
 
 
 def memory_bandwidth(size: int = 2**26, repeats: int = 8) -> float:
