@@ -25,7 +25,10 @@ from dev.torch_models import (
     random_weights,
     train_losses,
 )
-from formats.state_dict import META, NANOGPT, Naming, to_theirs
+from formats.families.gpt2 import NANOGPT
+from formats.families.llama import META
+from formats.naming import Naming
+from formats.state_dict import to_theirs
 from formats.weights import Parts, Weights
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config

@@ -15,29 +15,21 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from errors import FormatError, UserError
 from files import replacing
 from formats import chat_template, hf_tokenizer, safetensors, torch_pickle
-from formats.state_dict import (
-    HUGGINGFACE_GPT2,
-    HUGGINGFACE_LLAMA,
-    State,
-    bare,
-    count,
-    load_json,
-    positive,
-    tensors_of,
-    to_theirs,
-)
+from formats.families import gpt2, llama
+from formats.naming import check_value
+from formats.state_dict import State, bare, load_json, tensors_of, to_theirs
 from formats.weights import FLOATS, Parts, Weights
 
 DTYPES = tuple(FLOATS)  # to write
 CONFIG = "config.json"
 LARGEST_FILE = 5_000_000_000  # bytes of tensors in one file, where it can be
+ARCHITECTURES = {each.name: each for each in (gpt2.HUGGINGFACE, llama.HUGGINGFACE)}
 # Each alone has the weights; in the order in which transformers looks for them.
 WEIGHTS = (
     "model.safetensors",
@@ -62,86 +54,19 @@ def read(path: Path) -> Weights:
     folder = path if path.is_dir() else path.parent
     numbers = load_json(folder / CONFIG)
     kind = numbers.get("model_type")
-    if kind not in ("gpt2", "llama"):
+    architecture = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
+    if not architecture:
         raise FormatError(
-            f"{folder / CONFIG} is of a model of the type {kind!r:.60}, and only gpt2 and llama "
-            "are known here"
+            f"{folder / CONFIG} is of a model of the type {kind!r:.60}, and only "
+            f"{' and '.join(ARCHITECTURES)} are known here"
         )
-    read_model = _read_gpt2 if kind == "gpt2" else _read_llama
-    weights = read_model(folder / CONFIG, numbers, _state(folder, path.name))
-    return replace(weights, chat_template=chat_template.read_folder(folder))
-
-
-def _read_gpt2(path: Path, numbers: Mapping[str, Any], state: State) -> Weights:
-    config = {
-        "seq_len": count(path, numbers, "n_positions"),
-        "vocab_size": count(path, numbers, "vocab_size"),
-        "num_layers": count(path, numbers, "n_layer"),
-        "num_heads": count(path, numbers, "n_head"),
-        "channels": count(path, numbers, "n_embd"),
-    }
-    computed = {
-        "activation_function": ["gelu_new", "gelu_fast", "gelu_pytorch_tanh"],  # three names of one
-        "layer_norm_epsilon": [1e-5],
-        "n_inner": [None, 4 * config["channels"]],
-        "scale_attn_weights": [True],
-        "scale_attn_by_inverse_layer_idx": [False],
-        "add_cross_attention": [False],
-        "quantization_config": [None],
-    }
-    _check_computed(path, numbers, computed)
-    tensors = tensors_of(path.parent, [state], HUGGINGFACE_GPT2, config, tied=True)
-    return Weights("Hugging Face", "gpt2", config, tensors)
-
-
-def _read_llama(path: Path, numbers: Mapping[str, Any], state: State) -> Weights:
-    # What concerns the rotations has been in three places, of which transformers 5 has the last.
-    for name in ("rope_scaling", "rope_parameters"):
-        inner = numbers.get(name) or {}
-        if not isinstance(inner, dict):
-            raise FormatError(f"{path}: {name} is not names and values; it is damaged")
-        numbers = {**numbers, **inner}
-    num_heads = count(path, numbers, "num_attention_heads")
-    tied = numbers.get("tie_word_embeddings", False) is True
-    config = {
-        "dim": count(path, numbers, "hidden_size"),
-        "hidden_dim": count(path, numbers, "intermediate_size"),
-        "num_layers": count(path, numbers, "num_hidden_layers"),
-        "num_heads": num_heads,
-        "num_kv_heads": count(path, numbers, "num_key_value_heads", num_heads),
-        "vocab_size": count(path, numbers, "vocab_size"),
-        "seq_len": count(path, numbers, "max_position_embeddings"),
-        "norm_eps": positive(path, numbers, "rms_norm_eps", 1e-6),
-        "rope_theta": positive(path, numbers, "rope_theta", 10000.0),
-        "tied": tied,
-    }
-    computed = {
-        "hidden_act": ["silu", "swish"],  # two names of one
-        "attention_bias": [False],
-        "mlp_bias": [False],
-        "head_dim": [None, config["dim"] // num_heads],
-        "rope_type": ["default"],
-        "type": ["default"],  # of the rotations too
-        "partial_rotary_factor": [1],
-        "sliding_window": [None],
-        "tie_word_embeddings": [False, True],
-        "quantization_config": [None],
-    }
-    _check_computed(path, numbers, computed)
-    tensors = tensors_of(path.parent, [state], HUGGINGFACE_LLAMA, config, tied)
-    return Weights("Hugging Face", "llama2", config, tensors)
-
-
-def _check_computed(
-    path: Path, numbers: Mapping[str, Any], computed: Mapping[str, list[Any]]
-) -> None:
-    """Raise FormatError if config.json wants another value than those that our models have."""
-    for name, values in computed.items():
-        if numbers.get(name, values[0]) not in values:
-            raise FormatError(
-                f"{path}: {name} is {numbers[name]!r:.60}, and models here have "
-                f"{' or '.join(map(repr, values))} only"
-            )
+    check_value(folder / CONFIG, "quantization_config", numbers.get("quantization_config"), [None])
+    state = _state(folder, path.name)
+    config = architecture.read(folder / CONFIG, numbers)
+    tied = config.get("tied", True)  # every GPT-2 is, and has no such number
+    tensors = tensors_of(folder, [state], architecture.naming, config, tied)
+    template = chat_template.read_folder(folder)
+    return Weights("Hugging Face", architecture.kinds[0], config, tensors, chat_template=template)
 
 
 def _state(folder: Path, given: str) -> State:
@@ -188,9 +113,10 @@ def write(
         raise UserError(
             f"cannot write {folder}: there is something already; delete it or choose another name"
         )
-    is_gpt2 = weights.kind == "gpt2"
-    tensors = to_theirs(weights, HUGGINGFACE_GPT2 if is_gpt2 else HUGGINGFACE_LLAMA)
-    numbers = _gpt2_numbers(weights.config) if is_gpt2 else _llama_numbers(weights.config)
+    architecture = next(each for each in ARCHITECTURES.values() if weights.kind in each.kinds)
+    tensors = to_theirs(weights, architecture.naming)
+    numbers = {"architectures": [architecture.code], "model_type": architecture.name}
+    numbers |= architecture.write(weights.config)
     numbers["torch_dtype"] = dtype
     # null without a tokenizer, as transformers would else take its own GPT-2's or Llama's. Of the
     # tokens that end a text the last, as in Llama the first is the one that begins it.
@@ -206,39 +132,6 @@ def write(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-def _gpt2_numbers(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "vocab_size": config["vocab_size"],
-        "n_positions": config["seq_len"],
-        "n_embd": config["channels"],
-        "n_layer": config["num_layers"],
-        "n_head": config["num_heads"],
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "tie_word_embeddings": True,
-    }
-
-
-def _llama_numbers(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": config["vocab_size"],
-        "max_position_embeddings": config["seq_len"],
-        "hidden_size": config["dim"],
-        "intermediate_size": config["hidden_dim"],
-        "num_hidden_layers": config["num_layers"],
-        "num_attention_heads": config["num_heads"],
-        "num_key_value_heads": config["num_kv_heads"],
-        "hidden_act": "silu",
-        "rms_norm_eps": config["norm_eps"],
-        "rope_theta": config["rope_theta"],  # transformers 5 still reads it here
-        "tie_word_embeddings": config["tied"],
-    }
 
 
 def _write_weights(

@@ -1,21 +1,19 @@
 """PyTorch's state dicts, name -> array, of GPT-2 and Llama models: which tensor is which of ours.
 
-Whose names and layouts they are says a `Naming`, of which there are four. huggingface.py reads and
-writes with two of them. Read here: the ckpt.pt of nanoGPT and of llama2.c, and the folder that Meta
+Whose names and layouts they are says a `Naming` of families/. huggingface.py reads and writes with
+others of these. Read here: the ckpt.pt of nanoGPT and of llama2.c, and the folder that Meta
 hands out, params.json and consolidated.00.pth, and as many more as there were GPUs.
 Not handled: writing any of these; what has weights but no numbers, since no shape tells how many
 heads there are; Llama 3.1 and later, which scale their rotations.
 
 Sources of the formats: nanoGPT, model.py and train.py; llama2.c, model.py and train.py; Meta's
-llama, model.py, where fairscale's layers say along which axis a tensor is cut; transformers,
-models/gpt2/modeling_gpt2.py and models/llama/modeling_llama.py.
+llama, model.py, where fairscale's layers say along which axis a tensor is cut.
 """
 
 import json
 import re
-import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,84 +22,12 @@ import numpy as np
 
 from errors import FormatError, UserError
 from formats import torch_pickle
+from formats.families.gpt2 import NANOGPT, NANOGPT_NUMBERS
+from formats.families.llama import META, META_NUMBERS
+from formats.naming import Config, Naming, Number, read_numbers
 from formats.weights import FLOATS, SINGLE, Parts, Weights, missing
 
 State = Mapping[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Naming:
-    """What somebody calls our tensors, and how the parts of theirs differ from ours.
-
-    Attributes:
-        names: theirs by ours; {} stands for the number of the layer.
-        transposed: those of ours that they keep as (in, out).
-        halves: those of ours whose rows yield pairs to be rotated, and which number of the config
-            says how many heads share them. In their heads come first the first numbers of all
-            pairs, then the second ones; in ours the two of a pair are neighbours.
-    """
-
-    names: Mapping[str, str]
-    transposed: frozenset[str] = frozenset()
-    halves: Mapping[str, str] = field(default_factory=dict)
-
-
-NANOGPT = Naming(
-    {
-        "wte": "transformer.wte.weight",
-        "wpe": "transformer.wpe.weight",
-        "ln1w": "transformer.h.{}.ln_1.weight",
-        "ln1b": "transformer.h.{}.ln_1.bias",
-        "qkvw": "transformer.h.{}.attn.c_attn.weight",
-        "qkvb": "transformer.h.{}.attn.c_attn.bias",
-        "attprojw": "transformer.h.{}.attn.c_proj.weight",
-        "attprojb": "transformer.h.{}.attn.c_proj.bias",
-        "ln2w": "transformer.h.{}.ln_2.weight",
-        "ln2b": "transformer.h.{}.ln_2.bias",
-        "fcw": "transformer.h.{}.mlp.c_fc.weight",
-        "fcb": "transformer.h.{}.mlp.c_fc.bias",
-        "fcprojw": "transformer.h.{}.mlp.c_proj.weight",
-        "fcprojb": "transformer.h.{}.mlp.c_proj.bias",
-        "lnfw": "transformer.ln_f.weight",
-        "lnfb": "transformer.ln_f.bias",
-        "wcls": "lm_head.weight",  # always the same table as wte
-    }
-)
-HUGGINGFACE_GPT2 = replace(NANOGPT, transposed=frozenset({"qkvw", "attprojw", "fcw", "fcprojw"}))
-
-META = Naming(  # and llama2.c
-    {
-        "wte": "tok_embeddings.weight",
-        "rms1w": "layers.{}.attention_norm.weight",
-        "wq": "layers.{}.attention.wq.weight",
-        "wk": "layers.{}.attention.wk.weight",
-        "wv": "layers.{}.attention.wv.weight",
-        "wo": "layers.{}.attention.wo.weight",
-        "rms2w": "layers.{}.ffn_norm.weight",
-        "w1": "layers.{}.feed_forward.w1.weight",
-        "w2": "layers.{}.feed_forward.w2.weight",
-        "w3": "layers.{}.feed_forward.w3.weight",
-        "rmsfw": "norm.weight",
-        "wcls": "output.weight",
-    }
-)
-HUGGINGFACE_LLAMA = Naming(
-    {
-        "wte": "model.embed_tokens.weight",
-        "rms1w": "model.layers.{}.input_layernorm.weight",
-        "wq": "model.layers.{}.self_attn.q_proj.weight",
-        "wk": "model.layers.{}.self_attn.k_proj.weight",
-        "wv": "model.layers.{}.self_attn.v_proj.weight",
-        "wo": "model.layers.{}.self_attn.o_proj.weight",
-        "rms2w": "model.layers.{}.post_attention_layernorm.weight",
-        "w1": "model.layers.{}.mlp.gate_proj.weight",
-        "w2": "model.layers.{}.mlp.down_proj.weight",
-        "w3": "model.layers.{}.mlp.up_proj.weight",
-        "rmsfw": "model.norm.weight",
-        "wcls": "lm_head.weight",
-    },
-    halves={"wq": "num_heads", "wk": "num_kv_heads"},
-)
 
 # Along which axis Meta's files each have a slice; of any other tensor each has a copy.
 SLICED = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "wcls": 0, "wo": 1, "w2": 1, "wte": 1}
@@ -118,8 +44,6 @@ BUFFERS = re.compile(
 
 # Thousands of times what any model's JSON needs; a forged one cannot fill the memory.
 LARGEST_JSON = 10_000_000
-LARGEST_COUNT = 1 << 24
-LARGEST_NUMBER = 1e30  # which every float type here can hold
 
 
 def read(path: Path) -> Weights:
@@ -149,13 +73,7 @@ def read(path: Path) -> Weights:
 
 
 def _nanogpt(path: Path, state: State, numbers: Mapping[str, Any]) -> Weights:
-    config = {
-        "seq_len": count(path, numbers, "block_size"),
-        "vocab_size": count(path, numbers, "vocab_size"),
-        "num_layers": count(path, numbers, "n_layer"),
-        "num_heads": count(path, numbers, "n_head"),
-        "channels": count(path, numbers, "n_embd"),
-    }
+    config = read_numbers(path, numbers, NANOGPT_NUMBERS)
     if numbers.get("bias", True):
         tensors = tensors_of(path, [state], NANOGPT, config, tied=True)
     else:
@@ -174,7 +92,7 @@ def _nanogpt(path: Path, state: State, numbers: Mapping[str, Any]) -> Weights:
 
 
 def _llama2_c(path: Path, state: State, numbers: Mapping[str, Any]) -> Weights:
-    seq_len = count(path, numbers, "max_seq_len")
+    seq_len = Number("max_seq_len").read(path, numbers, {})
     return _llama(path, "llama2.c checkpoint", [state], numbers, seq_len, tied=None)
 
 
@@ -210,16 +128,7 @@ def _llama(
     seq_len: int,
     tied: bool | None,
 ) -> Weights:
-    num_heads = count(path, numbers, "n_heads")
-    config = {
-        "dim": count(path, numbers, "dim"),
-        "num_layers": count(path, numbers, "n_layers"),
-        "num_heads": num_heads,
-        "num_kv_heads": count(path, numbers, "n_kv_heads", num_heads),
-        "seq_len": seq_len,
-        "norm_eps": positive(path, numbers, "norm_eps", 1e-5),
-        "rope_theta": positive(path, numbers, "rope_theta", 10000.0),
-    }
+    config = read_numbers(path, numbers, META_NUMBERS) | {"seq_len": seq_len}
     tensors = tensors_of(path, states, META, config, tied)
     config |= {
         "hidden_dim": tensors["w1"].shape[1],  # else it would follow from several numbers
@@ -331,59 +240,47 @@ def _parts(
             f"{path}: the tensor {theirs} is of the type {dtype}, which is not handled; get the "
             f"model in {', '.join(FLOATS)}"
         )
-    heads = config[naming.halves[ours]] if ours in naming.halves else None
-    is_matrix = ours in SLICED or ours in naming.transposed
-    if (is_matrix and len(shape) != 2) or (heads and shape[0] % (2 * heads)):
+    of_layer = naming.our_shape(ours, shape, config)
+    if of_layer is None or (ours in SLICED and len(of_layer) != 2):
         raise FormatError(f"{path}: the tensor {theirs} is {shape}, which cannot be")
-    shape = list(shape)
     if ours in SLICED:
-        shape[SLICED[ours]] *= len(pieces[0])
-    if ours in naming.transposed:
-        shape.reverse()
-    makers = [partial(_to_ours, ours, naming, heads, arrays) for arrays in pieces]
-    return Parts(shape if ours in SINGLE else [len(pieces), *shape], dtype, makers)
+        whole = list(of_layer)
+        whole[SLICED[ours]] *= len(pieces[0])
+        of_layer = tuple(whole)
+    makers = [partial(_to_ours, ours, naming, config, arrays) for arrays in pieces]
+    made = np.float32 if ours in naming.less_one else dtype
+    whole = of_layer if ours in SINGLE else (len(pieces), *of_layer)
+    return Parts(whole, made, makers, dtype.name)
 
 
-def _to_ours(
-    ours: str, naming: Naming, heads: int | None, arrays: Sequence[np.ndarray]
-) -> np.ndarray:
-    part = arrays[0]
-    if ours in SLICED and len(arrays) > 1:
-        part = np.concatenate(arrays, axis=SLICED[ours])
-    if ours in naming.transposed:
-        part = part.T
-    return _interleaved(part, heads, 2) if heads else part
+def _to_ours(ours: str, naming: Naming, config: Config, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    sliced = ours in SLICED and len(arrays) > 1
+    theirs = np.concatenate(arrays, axis=SLICED[ours]) if sliced else arrays[0]
+    return naming.to_ours(ours, theirs, config)
 
 
 def to_theirs(weights: Weights, naming: Naming) -> dict[str, Parts]:
     """Their tensors by their names, of which each is made when it is looked up."""
     result = {}
-    for ours, tensor in weights.tensors.items():
-        shape = tensor.shape if ours in SINGLE else tensor.shape[1:]
-        if ours in naming.transposed:
+    for theirs, names in naming.joined.items():
+        if names[0] not in weights.tensors:  # the classifier of a tied model
+            continue
+        tensors = {name: weights.tensors[name] for name in names}
+        shapes = [t.shape if name in SINGLE else t.shape[1:] for name, t in tensors.items()]
+        shape = sum(each[0] for each in shapes), *shapes[0][1:]
+        if names[0] in naming.transposed:
             shape = shape[::-1]
-        heads = weights.config[naming.halves[ours]] if ours in naming.halves else None
-        for i in range(len(tensor)):
-            maker = partial(_to_theirs, ours, naming, heads, tensor, i)
-            result[naming.names[ours].format(i)] = Parts(shape, tensor.dtype, [maker])
+        dtypes = {tensor.dtype for tensor in tensors.values()}
+        dtype = dtypes.pop() if len(dtypes) == 1 else np.float32
+        for i in range(len(tensors[names[0]])):
+            maker = partial(_to_theirs, naming, weights.config, tensors, i)
+            result[theirs.format(i)] = Parts(shape, dtype, [maker])
     return result
 
 
-def _to_theirs(ours: str, naming: Naming, heads: int | None, tensor: Parts, i: int) -> np.ndarray:
-    part = tensor[i]
-    if ours in naming.transposed:
-        part = part.T
-    return _interleaved(part, heads, len(part) // heads // 2) if heads else part
-
-
-def _interleaved(matrix: np.ndarray, heads: int, groups: int) -> np.ndarray:
-    """Of each head's `groups` of rows first the first row of every group, then the second, ...
-
-    Two halves of a head become neighbours so, and neighbours, in D/2 groups, two halves.
-    """
-    rows, columns = matrix.shape
-    cut = matrix.reshape(heads, groups, rows // heads // groups, columns)
-    return cut.swapaxes(1, 2).reshape(rows, columns)
+def _to_theirs(naming: Naming, config: Config, tensors: Mapping[str, Parts], i: int) -> np.ndarray:
+    parts = [naming.to_theirs(name, tensor[i], config) for name, tensor in tensors.items()]
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -408,33 +305,3 @@ def load_json(path: Path) -> dict[str, Any]:
             f"{path} is JSON, but not names and values; it is damaged, so get it anew"
         )
     return result
-
-
-def count(path: Path, numbers: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """A whole number from 1 to `LARGEST_COUNT`.
-
-    Raises:
-        FormatError: it is none, or missing without a default.
-    """
-    value = numbers.get(name)
-    value = default if value is None else value
-    if type(value) is not int or not 1 <= value <= LARGEST_COUNT:
-        raise FormatError(
-            f"{path}: {name} must be a whole number from 1 to {LARGEST_COUNT}, not "
-            f"{reprlib.repr(value)}; it is damaged"
-        )
-    return value
-
-
-def positive(path: Path, numbers: Mapping[str, Any], name: str, default: float) -> float:
-    """A finite number above 0.
-
-    Raises:
-        FormatError: it is none.
-    """
-    value = numbers.get(name, default)
-    if type(value) not in (int, float) or not 0 < value < LARGEST_NUMBER:
-        raise FormatError(
-            f"{path}: {name} must be a number above 0, not {reprlib.repr(value)}; it is damaged"
-        )
-    return float(value)
