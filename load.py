@@ -27,7 +27,7 @@ from formats.checkpoint import (
 from formats.tokenizer_files import load_tokenizer, tokenizer_from_bytes
 from formats.weights import SINGLE, Parts, Weights
 from models import FAMILIES
-from models.model import Model, unpadded_shapes
+from models.model import FORWARD_ONLY, Model, unpadded_shapes
 from tokenizer import Tokenizer
 
 # Positions of all texts together that a sampler computes at once: enough to be fast.
@@ -96,25 +96,28 @@ class Source:
         """As in `Weights`."""
         return self.weights.chat_template
 
-    def load(self, batch_size: int = 1, seq_len: int | None = None) -> Model:
-        """The model with its weights, to sample from.
+    def load(
+        self, batch_size: int = 1, seq_len: int | None = None, recompute: str = FORWARD_ONLY
+    ) -> Model:
+        """The model with its weights, by default only to sample from.
 
         Args:
             batch_size: B, the most texts at once.
             seq_len: T, how many positions they can have; by default as many as were trained.
+            recompute: as `Model` has it; "none" for a model with a backward pass.
 
         Raises:
             UserError: the machine has not the memory.
             FormatError: the file is damaged.
         """
         T = seq_len or self.positions
-        rows = max(batch_size, min(batch_size * T, SAMPLER_ROWS))
-        recompute = "blocks"  # no layer keeps what only a backward pass would need
+        samples = recompute == FORWARD_ONLY
+        rows = max(batch_size, min(batch_size * T, SAMPLER_ROWS)) if samples else batch_size * T
         params = self.config.param_shapes()
         acts = self.config.act_shapes(batch_size, T, rows, recompute)
         check_available(
             4 * (num_elements(params) + num_elements(acts)),
-            f"to sample {batch_size} texts of {T} positions from {self.path}",
+            f"for {batch_size} texts of {T} positions with the model in {self.path}",
             "ask for fewer texts or tokens, or choose a smaller model",
         )
         model = FAMILIES[self.kind].model(

@@ -25,7 +25,7 @@ from layers.embedding import (
 from layers.gelu import gelu_backward, gelu_forward
 from layers.layernorm import layernorm_backward, layernorm_forward
 from layers.linear import linear_backward, linear_forward
-from models.model import Model, check_counts, split_heads
+from models.model import FORWARD_ONLY, Model, check_counts, split_heads
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,10 @@ class GPT2Config:
         L, H, C, V = self.num_layers, self.num_heads, self.channels, self.vocab_size
         N = N or B * T
         cheap = L if recompute == "none" else 1
-        other = 1 if recompute == "blocks" else L
+        other = 1 if recompute in ("blocks", FORWARD_ONLY) else L
+        stream = 1 if recompute == FORWARD_ONLY else L + 1
         return {
-            "residual": (L + 1, N, C),  # the stream: what enters layer l, and what leaves the last
+            "residual": (stream, N, C),  # the stream: what enters layer l, and what leaves the last
             "ln1": (cheap, N, C),
             "ln1_mean": (L, N),
             "ln1_rstd": (L, N),

@@ -26,7 +26,7 @@ from layers.linear import linear_backward, linear_forward
 from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from layers.rope import rope_backward, rope_forward, rope_rotations
 from layers.swiglu import swiglu_backward, swiglu_forward
-from models.model import Model, check_counts, split_heads
+from models.model import FORWARD_ONLY, Model, check_counts, split_heads
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,13 @@ class Llama2Config:
         H, KD = self.num_heads, self.num_kv_heads * self.head_size
         N = N or B * T
         cheap = L if recompute == "none" else 1
-        other = 1 if recompute == "blocks" else L
+        other = 1 if recompute in ("blocks", FORWARD_ONLY) else L
+        stream, queries = (1, 1) if recompute == FORWARD_ONLY else (L + 1, L)
         return {
-            "residual": (L + 1, N, C),  # the stream: what enters layer l, and what leaves the last
+            "residual": (stream, N, C),  # the stream: what enters layer l, and what leaves the last
             "rms1": (cheap, N, C),
             "rms1_rstd": (L, N),
-            "q": (L, N, C),
+            "q": (queries, N, C),
             "k": (L, B, T, KD),  # k and v are the sampler's cache
             "v": (L, B, T, KD),
             "att": (other, N, C),

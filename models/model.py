@@ -19,6 +19,9 @@ from layers.views import reshape_view
 # What is made again: nothing; the outputs of norms and activation functions, which cost next to
 # nothing; or all of a block but its input and its queries, keys and values.
 RECOMPUTE = "none", "norms", "blocks"
+# To sample: nothing but keys and values is kept from one layer to the next, and no backward pass
+# could be made of it.
+FORWARD_ONLY = "forward only"
 
 
 def unpadded_shapes(config: Any) -> Shapes:
@@ -40,7 +43,8 @@ class Model:
         rows: N, the most positions of all sequences together that one pass computes; by default
             B T. With fewer, all activations but keys and values are smaller: enough to sample.
         recompute: one of `RECOMPUTE`: which activations the backward pass makes again, instead of
-            having kept them for every layer. Chen et al. 2016, arXiv 1604.06174, section 4.
+            having kept them for every layer. Chen et al. 2016, arXiv 1604.06174, section 4. Or
+            `FORWARD_ONLY`, for a model that only samples.
 
     Attributes:
         passes: how many forward passes there were. Who left something in the buffers can see from
@@ -60,7 +64,7 @@ class Model:
         rows: int | None = None,
         recompute: str = "none",
     ) -> None:
-        if recompute not in RECOMPUTE:
+        if recompute not in (*RECOMPUTE, FORWARD_ONLY):
             raise UserError(f"recompute {recompute!r} must be one of {', '.join(RECOMPUTE)}")
         self.config = config
         self.batch_size = batch_size
@@ -113,7 +117,7 @@ class Model:
 
     def _remember(self, tokens: np.ndarray, targets: np.ndarray, start: int) -> None:
         """Allow a backward pass, where all its activations are there: from position 0 on."""
-        if start == 0:
+        if start == 0 and self.recompute != FORWARD_ONLY:
             self._batch = np.array(tokens), np.array(targets)
 
     def _start_backward(self) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -121,7 +125,7 @@ class Model:
         if self._batch is None:
             raise UserError(
                 "backward needs a forward pass with targets and start=0 before it, "
-                "one for each call"
+                "one for each call, of a model that was not made to sample only"
             )
         tokens, targets = self._batch
         self._batch = None  # the logits become their own gradient
@@ -144,8 +148,8 @@ class Model:
         return self._cuts[B, T]
 
     def _shared(self, place: np.ndarray) -> np.ndarray:
-        """(N, C) -> (L, N, C), every layer's at the same place."""
-        shape, strides = (self.config.num_layers, *place.shape), (0, *place.strides)
+        """(N, C) -> (L + 1, N, C), every layer's and what leaves the last at the same place."""
+        shape, strides = (self.config.num_layers + 1, *place.shape), (0, *place.strides)
         return np.lib.stride_tricks.as_strided(place, shape, strides)
 
     def _logits(self, count: int) -> np.ndarray:

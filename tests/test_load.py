@@ -333,7 +333,13 @@ def test_a_model_of_a_program_is_saved_and_trained_on(program, corpus, tmp_path,
     model = FAMILIES[kind].model(config, batch_size=2, seq_len=16)
     save_model(folder, model, tokenizer)
     assert open_model(folder).positions == 16
-    assert np.array_equal(open_model(folder).load().params.flat, model.params.flat)
+    sampler, trainer = open_model(folder).load(), open_model(folder).load(2, recompute="none")
+    assert np.array_equal(sampler.params.flat, model.params.flat)
+    tokens = np.arange(32).reshape(2, 16) % config.vocab_size
+    assert trainer.forward(tokens, tokens) == model.forward(tokens, tokens)
+    trainer.backward()
+    model.backward()
+    assert np.array_equal(trainer.grads.flat, model.grads.flat)
     assert program("sample", folder, "--max-tokens", 2)[0] == 0
     arguments = ["--init-from", folder, "--data", corpus, "--out", tmp_path / "run"]
     assert program("train", kind, *arguments, "--steps", 1, "--seq-len", 16)[0] == 0

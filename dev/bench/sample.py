@@ -45,6 +45,7 @@ from errors import RunError, UserError, at_least
 from formats import llama2_c
 from formats.tokenizer_files import load_tokenizer
 from models.llama2 import Llama2Config
+from models.model import FORWARD_ONLY
 from sampler import Cache, Settings, generate_tokens
 from tokenizer import LlamaTokenizer
 
@@ -199,7 +200,7 @@ def llm_np_step(args: argparse.Namespace, streams: int) -> Callable[[], list[dic
     """Ours: the tokens of a prompt's step, then those of the rest, and so on with another text."""
     model_type, config = PRESETS[args.preset]
     positions = args.prompt_tokens + args.max_tokens - 1
-    model = model_type(config, streams, positions, recompute="blocks")
+    model = model_type(config, streams, positions, recompute=FORWARD_ONLY)
     model.params.flat *= SCALE
     settings = Settings(temperature=args.temperature, top_p=args.top_p)
 

@@ -18,6 +18,7 @@ from errors import UserError
 from layers import attention, classifier, tiles
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
+from models.model import FORWARD_ONLY
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +44,7 @@ def test_what_is_made_again_has_the_same_bits(config, recompute, shape):
         ("none", {"gpt2": 1 + 1 + 3 + 1 + 1 + 1 + 4 + 4, "llama2": 1 + 1 + 3 + 1 + 1 + 1 + 3 * 3}),
         ("norms", {"gpt2": 1 + 3 + 1 + 1 + 4, "llama2": 1 + 3 + 1 + 1 + 3 * 2}),
         ("blocks", {"gpt2": 1 + 3, "llama2": 1 + 3}),
+        (FORWARD_ONLY, {"gpt2": 3, "llama2": 2}),  # qkv, and k v
     ],
 )
 def test_what_is_made_again_takes_no_memory(recompute, widths):
@@ -65,10 +67,13 @@ def test_sampling_with_one_place_for_all_layers(config):
     """A sampler's model: the keys and values of every layer are kept all the same."""
     tokens, _ = batch(config)
     expected = lively_model(config).forward(tokens)
-    model = lively_model(config, recompute="blocks")
+    model = lively_model(config, recompute=FORWARD_ONLY)
     for t in range(T):
         logits = model.forward(tokens[:, t : t + 1], start=t)
         np.testing.assert_allclose(logits[:, 0], expected[:, t], rtol=0, atol=1e-12)
+    assert model.forward(tokens, tokens) > 0
+    with pytest.raises(UserError, match="was not made to sample only"):
+        model.backward()
 
 
 def test_unknown_ways_to_recompute_are_refused(config):
