@@ -1,20 +1,24 @@
 """Causal multi-head attention (Vaswani et al. 2017, arXiv 1706.03762, section 3.2).
 
-    scores = q k^T / sqrt(head_size)      probs = softmax(scores)      out = probs v
+    scores = q k^T scale      probs = softmax(scores)      out = probs v
 
-A query attends to the keys up to its own position. The probabilities are never stored: a tile of
-them is made in the forward pass, and made again in the backward pass from the row-wise log-sum-exp,
-so that memory grows with T and not with T^2 (Dao 2023, arXiv 2307.08691, sections 2.3 and 3.1).
+A query attends to the keys up to its own position; in a window of W, to the last W of these, its
+own counted (Beltagy et al. 2020, arXiv 2004.05150, section 3.1; Jiang et al. 2023, Mistral, arXiv
+2310.06825, section 2). Of the keys outside, only those are computed that a neighbour sees. The
+scale is 1/sqrt(head_size), if no other is given.
+
+The probabilities are never stored: a tile of them is made in the forward pass, and made again in
+the backward pass from the row-wise log-sum-exp, so that memory grows with T and not with T^2 (Dao
+2023, arXiv 2307.08691, sections 2.3 and 3.1).
 
 The keys and values may have fewer heads than the queries (Ainslie et al. 2023, arXiv 2305.13245,
 section 2.2). Then each serves a group of G = H / K neighbouring query heads: query head h reads
-key/value head h // G. Nothing is copied for that; a group's members take their turns.
+key/value head h // G. All queries of a group are the rows of one product with the keys.
 
 Derived in lessons/08_attention_backward.ipynb.
 """
 
 import functools
-import itertools
 import math
 
 import numpy as np
@@ -23,9 +27,9 @@ from errors import UserError
 from layers.shapes import check_shapes
 from layers.tiles import TILE, run_products, scratch, slices, tile_count
 
-# Queries that share one product with the keys: with fewer, the products are too small to be fast;
-# with more, more of the masked half is computed for nothing. Measured at T = 256: 32 and 128 are
-# slower; at T = 1024, 128 is level.
+# Queries, of all heads in a group, that share one product with the keys: with fewer, the products
+# are too small to be fast; with more, more of the masked half is computed for nothing. Measured at
+# T = 256: 32 and 128 are slower; at T = 1024, 128 is level.
 QUERIES = 64
 
 # The score of a key that is padding. Not -inf: the rows of the padding itself see no other keys,
@@ -42,8 +46,12 @@ def attention_forward(
     v: np.ndarray,
     start: int = 0,
     padding: np.ndarray | None = None,
+    window: int | None = None,
+    scale: float | None = None,
 ) -> None:
-    """out[t] = sum over s <= start + t of softmax_s(q[t] . k[s] / sqrt(D)) v[s], for each b and h.
+    """out[t] = sum over s of softmax_s(q[t] . k[s] scale) v[s], for each b and h.
+
+    The sum is over p - window < s <= p, where p = start + t is the position of the query.
 
     All but `lse` may be strided views, for example of one (N, 3C) projection.
 
@@ -55,43 +63,46 @@ def attention_forward(
         v: (B, S, K, D).
         start: how many earlier positions k and v hold.
         padding: (B,), how many of a sequence's first positions hold nothing; none by default.
+        window: how many positions a query sees, its own counted; all up to its own by default.
+        scale: of the scores; 1/sqrt(D) by default.
 
     Raises:
-        UserError: a shape is another; S is too small, or K does not divide H.
+        UserError: a shape is another; S is too small, K does not divide H, or a window of nothing.
     """
-    B, T, _, _ = q.shape
+    B, T, _, D = q.shape
     _, S, K, _ = k.shape
     if not 0 <= start <= S - T:
         raise UserError(
             f"attention_forward: {T} queries from position {start} on are not all among the {S} "
             "positions of k"
         )
+    scale = 1 / math.sqrt(D) if scale is None else scale
     out, q = (_groups_first(x, K) for x in (out, q))
     k, v = (_heads_first(x) for x in (k, v))
     G = q.shape[2]
     lse = lse.reshape(B, K, G, T)  # a view, as always where an axis is only split
+    blocks = _blocks(T, G, start, window)
 
-    def work(tile: tuple[slice, slice, slice]) -> None:
-        b, h, queries = tile
-        past = slice(0, start + queries.stop)
-        tile_k, tile_v = k[b, h, past], v[b, h, past]
-        for g in range(G):
-            tile_q, tile_out = q[b, h, g, queries], out[b, h, g, queries]
-            (probs,) = scratch(q.dtype, (*tile_q.shape[:3], past.stop))
-            _scores(probs, tile_q, tile_k)
-            if padding is not None:
-                hidden = np.arange(past.stop) < padding[b, None]
-                np.copyto(probs, HIDDEN, where=hidden[:, None, None])
-            largest = probs.max(axis=-1, keepdims=True)
-            probs -= largest
-            np.exp(probs, out=probs)
-            total = np.einsum("bhqk->bhq", probs)[..., None]  # twice as fast as probs.sum(-1)
-            np.matmul(probs, tile_v, out=tile_out)
-            tile_out /= total
-            lse[b, h, g, queries] = (largest + np.log(total))[..., 0]
+    def work(tile: tuple[slice, slice, slice, slice]) -> None:
+        queries, seen, b, h = tile
+        tile_q, tile_k, tile_v = q[b, h, :, queries], k[b, h, seen], v[b, h, seen]
+        shape = (*tile_q.shape[:4], tile_k.shape[2])
+        scaled, probs, product = scratch(q.dtype, tile_q.shape, shape, tile_q.shape)
+        np.multiply(tile_q, scale, out=scaled)
+        _scores(probs, scaled, tile_k, window)
+        if padding is not None:
+            hidden = np.arange(seen.start, seen.stop) < padding[b, None]
+            np.copyto(probs, HIDDEN, where=hidden[:, None, None, None])
+        largest = probs.max(axis=-1, keepdims=True)
+        probs -= largest
+        np.exp(probs, out=probs)
+        total = np.einsum("bhgqk->bhgq", probs)[..., None]  # twice as fast as probs.sum(-1)
+        _matmul(probs, tile_v, out=product)
+        np.divide(product, total, out=out[b, h, :, queries])
+        lse[b, h, :, queries] = (largest + np.log(total))[..., 0]
 
-    tiles = _head_tiles(B, K, min(T, QUERIES) * (start + T))
-    run_products(work, [(b, h, rows) for rows in _query_slices(T) for b, h in tiles])
+    heads = _head_tiles(B, K, G, blocks)
+    run_products(work, [(*block, *tile) for block in blocks for tile in heads])
 
 
 @check_shapes
@@ -105,6 +116,8 @@ def attention_backward(
     v: np.ndarray,
     out: np.ndarray,
     lse: np.ndarray,
+    window: int | None = None,
+    scale: float | None = None,
 ) -> None:
     """The gradients of q, k and v, without earlier positions or padding.
 
@@ -113,11 +126,12 @@ def attention_backward(
         dv      = probs^T dout
         dprobs  = dout v^T
         dscores = probs (dprobs - the sum of probs dprobs over each query's keys)
-        dq      = dscores k / sqrt(D)
-        dk      = dscores^T q / sqrt(D)
+        dq      = dscores k scale
+        dk      = dscores^T q scale
 
     The sum in the third line is dout . out of that query, because out = probs v, so no row of
-    probs needs to be whole. A key and its value get the sum over the queries of their group.
+    probs needs to be whole. A key and its value get the sum over the queries that see them, in all
+    heads of their group.
 
     Args:
         dq: (B, T, H, D), written.
@@ -127,43 +141,45 @@ def attention_backward(
         k, v: (B, T, K, D).
         out: (B, T, H, D), its output.
         lse: (B, H, T), saved by it.
+        window: as in the forward pass.
+        scale: likewise.
 
     Raises:
-        UserError: a shape is another, or K does not divide H.
+        UserError: a shape is another, K does not divide H, or a window of nothing.
     """
     B, T, _, D = q.shape
     K = k.shape[2]
-    scale = 1 / math.sqrt(D)
+    scale = 1 / math.sqrt(D) if scale is None else scale
     dq, dout, q, out = (_groups_first(x, K) for x in (dq, dout, q, out))
     dk, dv, k, v = (_heads_first(x) for x in (dk, dv, k, v))
     G = q.shape[2]
     lse = lse.reshape(B, K, G, T)  # a view, as always where an axis is only split
+    blocks = _blocks(T, G, 0, window)
 
     def work(tile: tuple[slice, slice]) -> None:
         b, h = tile
-        # The last queries see every key, so the first of them assign dk and dv; all others add.
-        for g, queries in itertools.product(range(G), reversed(_query_slices(T))):
-            past = slice(0, queries.stop)
-            tile_q, tile_dout = q[b, h, g, queries], dout[b, h, g, queries]
-            tile_k, tile_v = k[b, h, past], v[b, h, past]
-            shape = (*tile_q.shape[:3], past.stop)
-            probs, dscores, product = scratch(q.dtype, shape, shape, tile_k.shape)
-            _scores(probs, tile_q, tile_k)
-            probs -= lse[b, h, g, queries, None]
+        dk[b, h] = dv[b, h] = 0
+        for queries, seen in blocks:
+            tile_q, tile_k, tile_v = q[b, h, :, queries], k[b, h, seen], v[b, h, seen]
+            shape = (*tile_q.shape[:4], tile_k.shape[2])
+            scaled, tile_dout, probs, dscores, product = scratch(
+                q.dtype, tile_q.shape, tile_q.shape, shape, shape, tile_k.shape
+            )
+            np.multiply(tile_q, scale, out=scaled)
+            np.copyto(tile_dout, dout[b, h, :, queries])
+            _scores(probs, scaled, tile_k, window)
+            probs -= lse[b, h, :, queries, None]
             np.exp(probs, out=probs)
-            np.matmul(tile_dout, tile_v.swapaxes(2, 3), out=dscores)
-            dscores -= np.vecdot(tile_dout, out[b, h, g, queries])[..., None]
+            dv[b, h, seen] += np.matmul(_rows(probs).mT, _rows(tile_dout), out=product)
+            _matmul(tile_dout, tile_v.mT, out=dscores)
+            dscores -= np.vecdot(tile_dout, out[b, h, :, queries])[..., None]
             dscores *= probs
-            dscores *= scale
-            np.matmul(dscores, tile_k, out=dq[b, h, g, queries])
-            if g == 0 and queries.stop == T:
-                np.matmul(dscores.swapaxes(2, 3), tile_q, out=dk[b, h])
-                np.matmul(probs.swapaxes(2, 3), tile_dout, out=dv[b, h])
-            else:
-                dk[b, h, past] += np.matmul(dscores.swapaxes(2, 3), tile_q, out=product)
-                dv[b, h, past] += np.matmul(probs.swapaxes(2, 3), tile_dout, out=product)
+            dk[b, h, seen] += np.matmul(_rows(dscores).mT, _rows(scaled), out=product)
+            tile_dq = tile_dout  # not needed any more
+            _matmul(dscores, tile_k, out=tile_dq)
+            np.multiply(tile_dq, scale, out=dq[b, h, :, queries])
 
-    run_products(work, _head_tiles(B, K, min(T, QUERIES) * T))
+    run_products(work, _head_tiles(B, K, G, blocks))
 
 
 def _groups_first(x: np.ndarray, K: int) -> np.ndarray:
@@ -179,30 +195,67 @@ def _heads_first(x: np.ndarray) -> np.ndarray:
     return x.transpose(0, 2, 1, 3)
 
 
-def _scores(out: np.ndarray, q: np.ndarray, k: np.ndarray) -> None:
-    """out = q k^T / sqrt(D), and -inf where the key comes after the query.
+def _rows(x: np.ndarray) -> np.ndarray:
+    """(b, h, G, Q, X) -> (b, h, G Q, X), a view of contiguous memory: a group is one matrix."""
+    b, h, G, Q, X = x.shape
+    return x.reshape(b, h, G * Q, X)
 
-    out: (b, h, Q, K), q: (b, h, Q, D), k: (b, h, K, D). The last key is at the last query's place.
+
+def _matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray) -> None:
+    """out = x y for all heads of a group. x: (b, h, G, Q, X), y: (b, h, X, Y).
+
+    A single query is multiplied head by head: BLAS has a product of its own for vectors, 1.3 times
+    as fast with the keys and twice with the values (measured with groups of 3 and 4).
     """
-    queries, head_size = q.shape[2:]
-    np.matmul(q, k.swapaxes(2, 3), out=out)
-    out *= 1 / math.sqrt(head_size)
-    if queries > 1:  # of one alone, no key comes after it
-        out[..., -queries:] += _future(queries)
+    if x.shape[3] == 1:
+        np.matmul(x, y[:, :, None], out=out)
+    else:
+        np.matmul(_rows(x), y, out=_rows(out))
+
+
+def _scores(out: np.ndarray, q: np.ndarray, k: np.ndarray, window: int | None) -> None:
+    """out = q k^T, and -inf where the key comes after the query, or before its window.
+
+    out: (b, h, G, Q, S), q: (b, h, G, Q, D), k: (b, h, S, D). The last key is at the last query's
+    place. So only the last Q keys can be too late; too early, only those before its window.
+    """
+    Q, S = out.shape[3:]
+    _matmul(q, k.mT, out=out)
+    if Q > 1:  # of one alone, no key comes after it
+        out[..., -Q:] += _future(Q)
+    if window is not None and S > window:
+        out[..., : S - window] += _past(Q, S - window)
 
 
 @functools.cache
-def _future(queries: int) -> np.ndarray:
+def _future(Q: int) -> np.ndarray:
     """(Q, Q): -inf where the key comes after the query, 0 elsewhere."""
-    return np.triu(np.full((queries, queries), -np.inf, np.float32), k=1)
+    return np.triu(np.full((Q, Q), -np.inf, np.float32), k=1)
 
 
-def _query_slices(T: int) -> list[slice]:
-    return slices(T, -(-T // QUERIES))
+@functools.cache
+def _past(Q: int, early: int) -> np.ndarray:
+    """(Q, early): -inf where the key comes before the query's window, as all do for the last."""
+    return np.tril(np.full((Q, early), -np.inf, np.float32), k=early - Q)
 
 
-def _head_tiles(B: int, K: int, scores: int) -> list[tuple[slice, slice]]:
-    """Slices of the sequences and of their K heads, each of which has `scores` scores at once."""
+def _blocks(T: int, G: int, start: int, window: int | None) -> list[tuple[slice, slice]]:
+    """Blocks of queries, and for each the positions of the keys that any of them sees."""
+    if window is not None and window < 1:
+        raise UserError(f"attention: a window must be at least 1, the own position, not {window}")
+    blocks = []
+    for queries in slices(T, -(-T * G // QUERIES)):
+        first = 0 if window is None else max(0, start + queries.start - window + 1)
+        blocks.append((queries, slice(first, start + queries.stop)))
+    return blocks
+
+
+def _head_tiles(
+    B: int, K: int, G: int, blocks: list[tuple[slice, slice]]
+) -> list[tuple[slice, slice]]:
+    """Slices of the sequences and of their K groups, whose scores for a block are a tile."""
+    queries, seen = blocks[-1]
+    scores = G * (queries.stop - queries.start) * (seen.stop - seen.start)
     count = tile_count(B * K * scores, worth=TILE // 16)  # for each, D elements are multiplied
     sequences = slices(B, count)
     heads = slices(K, -(-count // len(sequences)))

@@ -39,6 +39,16 @@ CASES: dict[str, dict[str, list[Case]]] = {
         "fewer heads of keys than of queries": sizes(
             "B T H K D", (2, 5, 6, 3, 2), (1, 66, 4, 2, 2), (2, 3, 3, 1, 2)
         ),
+        # The own position alone; over the border of two blocks of queries; as long as the text.
+        "a window": [
+            *sizes("B T H K D", (2, 5, 3, 3, 4), window=1),
+            *sizes("B T H K D", (2, 7, 2, 2, 3), (1, 67, 1, 1, 2), window=3),
+            *sizes("B T H K D", (2, 6, 2, 2, 3), window=6),
+        ],
+        "a window and fewer heads of keys": sizes(
+            "B T H K D", (2, 9, 4, 2, 2), (1, 70, 2, 1, 2), window=4
+        ),
+        "a scale of its own": sizes("B T H K D", (2, 5, 3, 3, 4), scale=0.3),
     },
     "classifier": {
         "logits for all rows": sizes("N C V R", (1, 1, 2, 1), (4, 3, 5, 4)),
@@ -143,12 +153,20 @@ def find_layer(name: str) -> Layer:
 
 
 def describe(layer: Layer, values: Mapping[str, Any]) -> str:
-    """The sizes of arguments, and which are None: "N=5 I=3 O=7 bias=None"."""
+    """The sizes of arguments, which are None, and what else is given: "N=5 I=3 O=7 bias=None"."""
     written = layer.written
     shapes = {name: np.shape(values[name]) for name in written if values.get(name) is not None}
     numbers = match_shapes(layer.name, written, shapes)
     missing = [f"{name}=None" for name in layer.inputs if values[name] is None]
-    return " ".join([*(f"{letter}={numbers[letter]}" for letter in layer.letters), *missing])
+    options = [
+        f"{name}={values[name]}"
+        for name, parameter in layer.parameters.items()
+        if name in values
+        and name not in written
+        and parameter.default not in (Parameter.empty, values[name])
+    ]
+    words = [*(f"{letter}={numbers[letter]}" for letter in layer.letters), *missing, *options]
+    return " ".join(words)
 
 
 def draw_arguments(

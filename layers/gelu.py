@@ -2,6 +2,8 @@
 
 u = sqrt(2/pi) (x + 0.044715 x^3)        y = x (1 + tanh(u)) / 2
 
+The factor of x is close to the probability that a normal number is below x, the cdf, hence a name.
+
 Derived in lessons/05_gelu.ipynb.
 """
 
@@ -27,24 +29,15 @@ def gelu_forward(out: np.ndarray, x: np.ndarray) -> None:
 
     def work(rows: slice) -> None:
         o, xr = out[rows], x[rows]
-        np.multiply(xr, xr, out=o)
-        o *= SCALE * CUBIC
-        o += SCALE
+        gelu_cdf(o, xr)
         o *= xr
-        np.tanh(o, out=o)
-        o += 1
-        o *= xr
-        o *= 0.5
 
     run_tiles(work, row_tiles(x))
 
 
 @check_shapes
 def gelu_backward(dx: np.ndarray, dout: np.ndarray, x: np.ndarray) -> None:
-    """dx = dout dy/dx, with dy/dx = (1 + t)/2 (1 + (1 - t) x du/dx) and t = tanh(u).
-
-    From dy/dx = (1 + t)/2 + x (1 - t^2)/2 du/dx, since 1 - t^2 = (1 + t)(1 - t);
-    du/dx = SCALE (1 + 3 CUBIC x^2).
+    """dx = dout dy/dx: see `gelu_slope`.
 
     Args:
         dx: (N, C), written; may be the same memory as `dout`.
@@ -54,21 +47,49 @@ def gelu_backward(dx: np.ndarray, dout: np.ndarray, x: np.ndarray) -> None:
 
     def work(rows: slice) -> None:
         xr = x[rows]
-        t, x_du, derivative = scratch(x.dtype, xr.shape, xr.shape, xr.shape)
-        np.multiply(xr, xr, out=x_du)
-        np.multiply(x_du, SCALE * CUBIC, out=t)
-        t += SCALE
-        t *= xr
-        np.tanh(t, out=t)
-        x_du *= 3 * SCALE * CUBIC
-        x_du += SCALE
-        x_du *= xr
-        np.subtract(1, t, out=derivative)
-        derivative *= x_du
-        derivative += 1
-        t += 1
-        derivative *= t
-        derivative *= 0.5
-        np.multiply(dout[rows], derivative, out=dx[rows])
+        slope, cdf, spare = scratch(x.dtype, xr.shape, xr.shape, xr.shape)
+        gelu_slope(slope, cdf, spare, xr)
+        np.multiply(dout[rows], slope, out=dx[rows])
 
     run_tiles(work, row_tiles(x))
+
+
+def gelu_cdf(out: np.ndarray, x: np.ndarray) -> None:
+    """out = (1 + tanh(u)) / 2, for one tile."""
+    _tanh(out, x)
+    out += 1
+    out *= 0.5
+
+
+def gelu_slope(slope: np.ndarray, cdf: np.ndarray, spare: np.ndarray, x: np.ndarray) -> None:
+    """slope = dy/dx = cdf (1 + (1 - t) x du/dx), with cdf = (1 + t)/2 and t = tanh(u).
+
+    For one tile. From dy/dx = (1 + t)/2 + x (1 - t^2)/2 du/dx, since 1 - t^2 = (1 + t)(1 - t);
+    du/dx = SCALE (1 + 3 CUBIC x^2).
+
+    Args:
+        slope, cdf: written.
+        spare: overwritten.
+        x: as the others, of any shape.
+    """
+    t, x_du = cdf, spare
+    _tanh(t, x)
+    np.multiply(x, x, out=x_du)
+    x_du *= 3 * SCALE * CUBIC
+    x_du += SCALE
+    x_du *= x
+    np.subtract(1, t, out=slope)
+    slope *= x_du
+    slope += 1
+    cdf += 1
+    cdf *= 0.5
+    slope *= cdf
+
+
+def _tanh(out: np.ndarray, x: np.ndarray) -> None:
+    """out = tanh(u)."""
+    np.multiply(x, x, out=out)
+    out *= SCALE * CUBIC
+    out += SCALE
+    out *= x
+    np.tanh(out, out=out)

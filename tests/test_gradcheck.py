@@ -110,19 +110,31 @@ def printed(capsys, *args, **kwargs):
     return passed, capsys.readouterr().out.splitlines()
 
 
-def test_a_function_that_knows_no_groups_is_told_so_after_what_it_can_do(capsys):
-    passed, lines = printed(capsys, "attention", backward=plain_attention(None))
+def test_what_a_function_does_not_know_is_told_after_what_it_can_do(capsys):
+    def backward(dq, dk, dv, dout, q, k, v, out, lse):
+        plain_attention(None)(dq, dk, dv, dout, q, k, v, out, lse)
+
+    passed, lines = printed(capsys, "attention", backward=backward)
     assert not passed
     rows = [line for line in lines if line.endswith("ok")]
     assert len(rows) == 18
     assert lines[1:19] == rows
     assert re.fullmatch("attention B=2 T=5 H=6 D=2 K=3 +NOT DONE", lines[19])
-    assert lines[20].startswith(
+    assert [re.split(" {2,}", line)[0] for line in lines[20:23]] == [
+        "attention B=2 T=5 H=3 D=4 K=3 window=1",
+        "attention B=2 T=9 H=4 D=2 K=2 window=4",
+        "attention B=2 T=5 H=3 D=4 K=3 scale=0.3",
+    ]
+    assert lines[23].startswith(
         "your function cannot do attention with fewer heads of keys than of queries "
         "(attention B=2 T=5 H=6 D=2 K=3): it stopped with ValueError: operands could not be"
     )
-    assert "in backward, at: scores = " in lines[20]
-    assert lines[21:] == ["18 gradients agree with central differences, and not all could be had"]
+    assert "in backward, at: scores = " in lines[23]
+    assert lines[24] == (
+        "your function cannot do attention with a window (attention B=2 T=5 H=3 D=4 K=3 window=1): "
+        "it takes no `window`"
+    )
+    assert lines[27:] == ["18 gradients agree with central differences, and not all could be had"]
 
 
 def test_a_function_that_can_only_assign(capsys):

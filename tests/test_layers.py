@@ -5,6 +5,7 @@ from inspect import signature
 import numpy as np
 import pytest
 
+from errors import UserError
 from gradcheck import check_layer
 from layers import tiles
 from layers.attention import attention_backward, attention_forward
@@ -27,6 +28,7 @@ def draw(*shape, seed=0):
         ("rope", "backward", "dx", "dout"),
         ("gelu", "backward", "dx", "dout"),
         ("swiglu", "backward", "dgate", "dout"),
+        ("geglu", "backward", "dgate", "dout"),
         ("softmax_crossentropy", "backward", "dlogits", "logits"),
     ],
 )
@@ -47,10 +49,10 @@ def test_what_is_written_may_be_the_memory_of_what_is_read(layer, direction, wri
 # --- attention
 
 
-def attend(q, k, v, start=0, padding=None):
+def attend(q, k, v, start=0, padding=None, window=None, scale=None):
     B, T, H, _ = q.shape
     out, lse = np.full_like(q, np.nan), np.full((B, H, T), np.nan)
-    attention_forward(out, lse, q, k, v, start, padding)
+    attention_forward(out, lse, q, k, v, start, padding, window, scale)
     return out, lse
 
 
@@ -77,8 +79,9 @@ def test_grouped_heads_are_keys_and_values_repeated(K, G):
         )
 
 
+@pytest.mark.parametrize("window", [None, 1, 5, 66])
 @pytest.mark.parametrize(("start", "T"), [(0, 70), (9, 1), (9, 70)])
-def test_padding_is_not_seen(monkeypatch, start, T):
+def test_padding_is_not_seen(monkeypatch, start, T, window):
     """A sequence gets what it gets alone, whatever lies in front of it; so does one without."""
     monkeypatch.setattr(tiles, "TILE", 64)  # so small that each sequence has a tile of its own
     padding = np.array([8, 0, 3])
@@ -86,14 +89,81 @@ def test_padding_is_not_seen(monkeypatch, start, T):
     k, v = draw(2, 3, start + T, 2, 4, seed=1)
     for b, hidden in enumerate(padding):
         k[b, :hidden], v[b, :hidden] = 100, -1e6
-    out, _ = attend(q, k, v, start, padding)
+    out, _ = attend(q, k, v, start, padding, window)
     assert np.isfinite(out).all()  # also where a query is padding and sees nothing else
     for b, hidden in enumerate(padding):
         new = max(start, hidden) - start
-        alone, _ = attend(
-            q[b : b + 1, new:], k[b : b + 1, hidden:], v[b : b + 1, hidden:], start + new - hidden
-        )
+        one = slice(b, b + 1)
+        first = start + new - hidden
+        alone, _ = attend(q[one, new:], k[one, hidden:], v[one, hidden:], first, window=window)
         np.testing.assert_allclose(out[b, new:], alone[0], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("window", [1, 3, 64, 100])
+@pytest.mark.parametrize("T", [1, 5, 130])
+def test_a_window_from_the_cache_is_that_of_one_pass(T, window):
+    """The queries of the end see the same, whether or not those before are computed with them."""
+    start = 40
+    q, (k, v) = draw(1, start + T, 6, 4), draw(2, 1, start + T, 2, 4, seed=1)
+    whole, whole_lse = attend(q, k, v, window=window)
+    end, end_lse = attend(q[:, start:], k, v, start, window=window)
+    np.testing.assert_allclose(end, whole[:, start:], rtol=0, atol=1e-14)
+    np.testing.assert_allclose(end_lse, whole_lse[..., start:], rtol=0, atol=1e-14)
+
+
+def test_keys_before_the_window_are_not_read():
+    """Not by a single query; nor by a block of them, but for the window of its first."""
+    q, (k, v) = draw(1, 200, 2, 4), draw(2, 1, 300, 2, 4, seed=1)
+    k[:, :91] = v[:, :91] = np.nan  # the query at 100 sees 91 to 100
+    for T in (1, 200):
+        out, lse = attend(q[:, :T], k, v, start=100, window=10)
+        assert np.isfinite(out).all()
+        assert np.isfinite(lse).all()
+
+
+@pytest.mark.parametrize(("window", "share"), [(128, 0.27), (512, 0.77)])
+def test_a_window_makes_attention_cheaper(monkeypatch, window, share):
+    """In multiplications: nearly T W - W^2 / 2 of T^2 / 2."""
+    T = 1024
+    q, dout = draw(2, 1, T, 3, 4)
+    k, v = draw(2, 1, T, 1, 4, seed=1)
+    count, matmul = [0], np.matmul
+
+    def counting(x, y, out):
+        count[0] += x.shape[-1] * out.size
+        return matmul(x, y, out=out)
+
+    def multiplications(window):
+        count[0] = 0
+        out, lse = attend(q, k, v, window=window)
+        forward, count[0] = count[0], 0
+        gradients = np.empty_like(q), np.empty_like(k), np.empty_like(v)
+        attention_backward(*gradients, dout, q, k, v, out, lse, window)
+        return np.array([forward, count[0]])
+
+    monkeypatch.setattr(np, "matmul", counting)
+    saved = multiplications(window) / multiplications(None)
+    np.testing.assert_allclose(saved, share, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_of_nothing_is_refused(window):
+    q, k, v = draw(3, 1, 5, 2, 4)
+    out, lse = attend(q, k, v)
+    with pytest.raises(UserError, match=f"at least 1, the own position, not {window}"):
+        attend(q, k, v, window=window)
+    with pytest.raises(UserError, match=f"at least 1, the own position, not {window}"):
+        attention_backward(*np.empty((3, *q.shape)), out, q, k, v, out, lse, window)
+
+
+def test_the_scale_is_in_the_place_of_the_default():
+    q, k, v = draw(3, 2, 5, 3, 4)
+    expected, expected_lse = attend(q, k, v)
+    out, lse = attend(q, k, v, scale=0.5)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(lse, expected_lse)
+    doubled, _ = attend(2 * q, k, v)
+    np.testing.assert_array_equal(attend(q, k, v, scale=1)[0], doubled)
 
 
 # --- rope
@@ -120,6 +190,15 @@ def test_scores_depend_on_the_distance_only():
     assert len(np.unique(scores[0].round(6))) == 50
 
 
+def test_factors_slow_each_pair_down_and_the_amplitude_makes_it_longer():
+    plain = rope_rotations(5, 4, theta=100, dtype=np.float64)
+    half = rope_rotations(9, 4, 100, np.float64, factors=2)
+    np.testing.assert_allclose(half[::2], plain, rtol=0, atol=1e-15)
+    slow = rope_rotations(9, 4, 100, np.float64, np.array([2, 1]), amplitude=1.5)
+    expected = 1.5 * np.stack([plain[:, 0], rope_rotations(9, 4, 100, np.float64)[::2, 1]], axis=1)
+    np.testing.assert_allclose(slow[::2], expected, rtol=0, atol=1e-15)
+
+
 @pytest.mark.parametrize(
     ("dtype", "expected"), [(np.float32, np.complex64), (np.float64, np.complex128)]
 )
@@ -127,7 +206,7 @@ def test_rotations_are_of_the_numbers_type(dtype, expected):
     assert rope_rotations(3, 4, 100, dtype).dtype == expected
 
 
-# --- rmsnorm and swiglu
+# --- rmsnorm and the gated activations
 
 
 def test_rmsnorm_of_a_row_of_zeros():

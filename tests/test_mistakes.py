@@ -62,12 +62,17 @@ def plain_rmsnorm(mistake):
 
 
 def plain_attention(mistake):
-    def backward(dq, dk, dv, dout, q, k, v, out, lse):
+    def backward(dq, dk, dv, dout, q, k, v, out, lse, window=None, scale=None):
         q, k, v, dout = (x.transpose(0, 2, 1, 3) for x in (q, k, v, dout))
-        T, scale = q.shape[2], 1 / math.sqrt(q.shape[3])
+        T = q.shape[2]
+        if scale is None or mistake == "1/sqrt(d) for scale":
+            scale = 1 / math.sqrt(q.shape[3])
         scores = scale * q @ k.swapaxes(2, 3)
         if mistake != "no causal mask":
             scores = np.where(np.tri(T, dtype=bool), scores, -np.inf)
+        if window is not None and mistake != "no window":
+            window += {"a key too many": 1, "a key too few": -1}.get(mistake, 0)
+            scores = np.where(np.tri(T, k=-window, dtype=bool), -np.inf, scores)
         probs = np.exp(scores - scores.max(axis=-1, keepdims=True))
         probs /= probs.sum(axis=-1, keepdims=True)
         dprobs = dout @ v.swapaxes(2, 3)
@@ -141,6 +146,22 @@ def plain_swiglu(mistake):
     return backward
 
 
+def plain_geglu(mistake):
+    def backward(dgate, dup, dout, gate, up):
+        if mistake == "up for gate":
+            gate, up = up, gate
+        ones = np.ones_like(gate)
+        slope, cdf = np.empty_like(gate), np.empty_like(gate)
+        plain_gelu(None)(slope, ones, gate)
+        plain_gelu("no chain rule")(cdf, ones, gate)
+        dup[...] = dout * (cdf if mistake == "cdf for gelu" else gate * cdf)
+        dgate[...] = dout * (cdf if mistake == "no chain rule" else slope)
+        if mistake != "no up":
+            dgate *= up
+
+    return backward
+
+
 def plain_crossentropy(mistake):
     def backward(dlogits, dlosses, logits, targets, lse):
         probs = np.exp(logits - lse[:, None])
@@ -208,6 +229,17 @@ MISTAKES = [
         {"every K-th head": {"q", "k", "v"}, "one of the group": {"k", "v"}},
     ),
     (
+        "attention",
+        plain_attention,
+        {"B": 2, "T": 5, "H": 3, "K": 3, "D": 4, "window": 3, "scale": 0.3},
+        {
+            "no window": {"q", "k", "v"},
+            "a key too many": {"q", "k", "v"},
+            "a key too few": {"q", "k", "v"},
+            "1/sqrt(d) for scale": {"q", "k", "v"},
+        },
+    ),
+    (
         "rope",
         plain_rope,
         {"B": 2, "T": 5, "H": 3, "D": 4},
@@ -219,6 +251,17 @@ MISTAKES = [
         plain_swiglu,
         {"N": 7, "F": 9},
         {"sigmoid for silu": {"up"}, "no chain rule": {"gate"}, "no up": {"gate"}},
+    ),
+    (
+        "geglu",
+        plain_geglu,
+        {"N": 7, "F": 9},
+        {
+            "up for gate": {"gate", "up"},
+            "cdf for gelu": {"up"},
+            "no chain rule": {"gate"},
+            "no up": {"gate"},
+        },
     ),
     (
         "softmax_crossentropy",

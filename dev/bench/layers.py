@@ -3,10 +3,10 @@
     python dev/bench/layers.py
     python dev/bench/layers.py --preset small --batch-size 8
 
-First the layers of GPT-2, then those that only Llama 2 has, in a model of as many channels. Both
-libraries compute the same from the same numbers, each in a process of its own and both in turn: on
-a shared machine only the ratio of neighbours means anything. It is PyTorch's time divided by ours,
-the median over pairs of calls that ran one after the other.
+First the layers of GPT-2, then those that Llama 2 and Gemma 3 have in their place, in a model of as
+many channels. Both libraries compute the same from the same numbers, each in a process of its own
+and both in turn: on a shared machine only the ratio of neighbours means anything. It is PyTorch's
+time divided by ours, the median over pairs of calls that ran one after the other.
 """
 
 if __name__ == "__main__":
@@ -100,7 +100,7 @@ def gpt2_cases(args: argparse.Namespace) -> dict[str, Case]:
 
 
 def llama2_cases(args: argparse.Namespace) -> dict[str, Case]:
-    """What a Llama 2 of as many channels and heads has that GPT-2 has not."""
+    """What a Llama 2 or a Gemma 3 of as many channels and heads has that GPT-2 has not."""
     like, B, T = PRESETS[args.preset], args.batch_size, args.seq_len
     config = Llama2Config(like.channels, num_heads=like.num_heads)
     H, D = config.num_heads, config.head_size
@@ -109,6 +109,11 @@ def llama2_cases(args: argparse.Namespace) -> dict[str, Case]:
         "rope": ("rope", {"B": B, "T": T, "H": H, "D": D}),
         "attention in groups": ("attention", {"B": B, "T": T, "H": H, "K": math.gcd(H, 4), "D": D}),
         "swiglu": ("swiglu", {"N": B * T, "F": config.hidden_dim}),
+        "attention in a window": (
+            "attention",
+            {"B": B, "T": T, "H": H, "K": math.gcd(H, 4), "D": D, "window": max(1, T // 8)},
+        ),
+        "geglu": ("geglu", {"N": B * T, "F": config.hidden_dim}),
     }
 
 
@@ -189,10 +194,23 @@ def torch_functions() -> dict[str, Callable]:
     import torch
     from torch.nn import functional as F
 
-    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **_: Any) -> torch.Tensor:
+    @functools.cache
+    def visible(T: int, window: int) -> torch.Tensor:
+        return torch.ones(T, T, dtype=torch.bool).tril().triu(1 - window)
+
+    def attention(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        window: int | None,
+        scale: float | None,
+        **_: Any,
+    ) -> torch.Tensor:
         heads_first = (x.transpose(1, 2) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(*heads_first, is_causal=True, enable_gqa=True)
-        return out.transpose(1, 2)
+        mask = None if window is None else visible(q.shape[1], window)
+        return F.scaled_dot_product_attention(
+            *heads_first, mask, is_causal=mask is None, scale=scale, enable_gqa=True
+        ).transpose(1, 2)
 
     def rope(x: torch.Tensor, rotations: torch.Tensor, **_: Any) -> torch.Tensor:
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
@@ -208,6 +226,7 @@ def torch_functions() -> dict[str, Callable]:
         "rope": rope,
         "gelu": lambda x, **_: F.gelu(x, approximate="tanh"),
         "swiglu": lambda gate, up, **_: F.silu(gate) * up,
+        "geglu": lambda gate, up, **_: F.gelu(gate, approximate="tanh") * up,
         "softmax_crossentropy": lambda logits, targets, **_: F.cross_entropy(logits, targets),
         "classifier": lambda x, targets, weight, **_: F.cross_entropy(F.linear(x, weight), targets),
     }

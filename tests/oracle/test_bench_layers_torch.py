@@ -1,7 +1,5 @@
 """What dev/bench/layers.py times as PyTorch's layers is what ours compute."""
 
-import itertools
-
 import numpy as np
 import pytest
 
@@ -11,9 +9,12 @@ from dev.bench.layers import our_calls, torch_calls  # noqa: E402
 from layers.cases import find_layers  # noqa: E402
 
 
-@pytest.mark.parametrize("name", find_layers())
-def test_both_compute_the_same(name):
-    *_, sizes = itertools.chain(*find_layers()[name].cases.values())
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name, layer in find_layers().items() for kind in layer.cases],
+)
+def test_both_compute_the_same(name, kind):
+    sizes = find_layers()[name].cases[kind][-1]
     ours, theirs = our_calls(name, sizes), torch_calls(name, sizes)
     ours["forward"]()
     out = ours["forward"].args[0]

@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: E402
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb  # noqa: E402
 
 from layers.attention import attention_backward, attention_forward  # noqa: E402
+from layers.geglu import geglu_backward, geglu_forward  # noqa: E402
 from layers.gelu import gelu_backward, gelu_forward  # noqa: E402
 from layers.layernorm import layernorm_backward, layernorm_forward  # noqa: E402
 from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward  # noqa: E402
@@ -79,10 +80,37 @@ def test_attention(H, K, T, largest_score, dtype):
         )
 
 
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("window", [1, 7, 63, 64, 65, 150, 200])
+@pytest.mark.parametrize("T", [1, 64, 65, 200])
+@pytest.mark.parametrize(("H", "K"), [(3, 3), (6, 2), (4, 1)])
+def test_attention_in_a_window(H, K, T, window, scale, dtype):
+    B, D = 2, 5
+    q, dout = draw(dtype, 2, B, T, H, D)
+    k, v = draw(dtype, 2, B, T, K, D, seed=1)
+    out, lse = np.empty_like(q), np.empty((B, H, T), dtype)
+    dq, dk, dv = np.empty_like(q), np.empty_like(k), np.empty_like(v)
+    attention_forward(out, lse, q, k, v, window=window, scale=scale)
+    attention_backward(dq, dk, dv, dout, q, k, v, out, lse, window, scale)
+
+    leaves = [leaf(x) for x in (q, k, v)]
+    visible = torch.ones(T, T, dtype=torch.bool).tril().triu(1 - window)
+    expected = torch_attention(*leaves, attn_mask=visible, scale=scale)
+    expected.backward(exactly(dout))
+    tolerance = 40 * np.finfo(dtype).eps
+    assert_agree(out, expected, tolerance)
+    for ours, x in zip((dq, dk, dv), leaves, strict=True):
+        # That of a query which sees one key alone is 0 but for rounding: relative to dv, then.
+        assert abs(ours - x.grad.numpy()).max() <= tolerance * max(
+            abs(x.grad.numpy()).max(), abs(v).max()
+        )
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 64, 130])
 @pytest.mark.parametrize(("start", "T"), [(0, 70), (4, 1), (70, 1), (70, 5), (70, 65), (3, 130)])
 @pytest.mark.parametrize("padding", [None, [0, 4]])
 @pytest.mark.parametrize(("H", "K"), [(3, 3), (6, 2)])
-def test_attention_to_cached_keys(H, K, start, T, padding, dtype):
+def test_attention_to_cached_keys(H, K, start, T, padding, window, dtype):
     """Keys after the last query are not even read, padding counts for nothing."""
     B, D = 2, 5
     q = draw(dtype, B, T, H, D)
@@ -90,12 +118,16 @@ def test_attention_to_cached_keys(H, K, start, T, padding, dtype):
     room = np.full((2, B, start + T + 9, K, D), np.nan, dtype)
     room[:, :, : start + T] = k, v
     out, lse = np.empty_like(q), np.empty((B, H, T), dtype)
-    attention_forward(out, lse, q, *room, start, padding if padding is None else np.array(padding))
+    padding_array = padding if padding is None else np.array(padding)
+    attention_forward(out, lse, q, *room, start, padding_array, window)
 
     for b, hidden in enumerate(padding or [0, 0]):
         # The queries after the padding, and what each of them may see.
         new = max(hidden - start, 0)
-        visible = torch.ones(T, start + T, dtype=torch.bool).tril(diagonal=start)[new:, hidden:]
+        visible = torch.ones(T, start + T, dtype=torch.bool).tril(start)
+        if window is not None:
+            visible = visible.triu(start + 1 - window)
+        visible = visible[new:, hidden:]
         alone = (exactly(x[None]) for x in (q[b, new:], k[b, hidden:], v[b, hidden:]))
         expected = torch_attention(*alone, attn_mask=visible)
         assert_agree(out[b : b + 1, new:], expected, 40 * np.finfo(dtype).eps)
@@ -196,6 +228,23 @@ def test_gelu(dtype):
     assert (abs(out - expected.detach().numpy()) <= 4 * eps * abs(x)).all()
     # Against 80-bit arithmetic ours is off by up to 13 eps, PyTorch's own by up to 21.
     assert (abs(dx - input.grad.numpy()) <= 34 * eps * abs(dout)).all()
+
+
+def test_geglu(dtype):
+    """From where gelu is 0 over where it bends to where it is x; bounds as in the two beside it."""
+    gate = np.linspace(-100, 100, 4001, dtype=dtype)[:, None]
+    up, dout = draw(dtype, 2, *gate.shape)
+    out, dgate, dup = np.empty((3, *gate.shape), dtype)
+    geglu_forward(out, gate, up)
+    geglu_backward(dgate, dup, dout, gate, up)
+
+    leaves = [leaf(gate), leaf(up)]
+    expected = F.gelu(leaves[0], approximate="tanh") * leaves[1]
+    expected.backward(exactly(dout))
+    eps = np.finfo(dtype).eps
+    assert (abs(out - expected.detach().numpy()) <= 5 * eps * abs(gate * up)).all()
+    assert (abs(dup - leaves[1].grad.numpy()) <= 5 * eps * abs(gate * dout)).all()
+    assert (abs(dgate - leaves[0].grad.numpy()) <= 34 * eps * abs(up * dout)).all()
 
 
 def test_swiglu(dtype):
