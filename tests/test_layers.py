@@ -99,6 +99,19 @@ def test_padding_is_not_seen(monkeypatch, start, T, window):
         np.testing.assert_allclose(out[b, new:], alone[0], rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("window", [1, 2, 63, 64, 65, 129, 130])
+def test_a_window_counts_the_own_position(window):
+    """Every position t sees s with t - window < s <= t, also over the borders of blocks."""
+    T, D = 130, 4
+    q, k, v = draw(3, 1, T, 1, D)
+    distance = np.arange(T)[:, None] - np.arange(T)
+    scores = np.exp(q[0, :, 0] @ k[0, :, 0].T / 2) * ((0 <= distance) & (distance < window))
+    expected = scores / scores.sum(axis=1, keepdims=True) @ v[0, :, 0]
+    out, lse = attend(q, k, v, window=window)
+    np.testing.assert_allclose(out[0, :, 0], expected, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(lse[0, 0], np.log(scores.sum(axis=1)), rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("window", [1, 3, 64, 100])
 @pytest.mark.parametrize("T", [1, 5, 130])
 def test_a_window_from_the_cache_is_that_of_one_pass(T, window):
