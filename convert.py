@@ -18,7 +18,7 @@ if __name__ == "__main__":
 import argparse
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -207,8 +207,13 @@ def watched(weights: Weights, bar: tqdm) -> Weights:
             bar.update(part.size)
             return part
 
-        makers = [partial(make, i) for i in range(len(parts))]
-        return Parts(parts.shape, parts.dtype, makers, parts.stored)
+        def blocks(index: int) -> Iterator[np.ndarray]:
+            for block in parts.blocks(index):
+                bar.update(block.size)
+                yield block
+
+        makers, pieces = ([partial(each, i) for i in range(len(parts))] for each in (make, blocks))
+        return Parts(parts.shape, parts.dtype, makers, parts.stored, pieces)
 
     return replace(weights, tensors={name: watch(p) for name, p in weights.tensors.items()})
 

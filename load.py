@@ -25,7 +25,7 @@ from formats.checkpoint import (
     save_checkpoint,
 )
 from formats.tokenizer_files import load_tokenizer, tokenizer_from_bytes
-from formats.weights import SINGLE, Parts, Weights
+from formats.weights import SINGLE, Parts, Weights, copy_blocks
 from models import FAMILIES
 from models.model import FORWARD_ONLY, Model, unpadded_shapes
 from tokenizer import Tokenizer
@@ -134,9 +134,9 @@ def fill(params: Buffer, weights: Weights) -> None:
         FormatError: the file that they come from is damaged.
     """
     for name, tensor in params:
-        places = [tensor] if name in SINGLE else tensor
-        for place, part in zip(places, weights.tensors[name], strict=True):
-            place[: len(part)] = part  # behind it wte may have padding, which stays 0
+        parts = weights.tensors[name]
+        for index, place in enumerate([tensor] if name in SINGLE else tensor):
+            copy_blocks(parts.blocks(index), place)  # behind wte may be padding, which stays 0
 
 
 def model_meta(

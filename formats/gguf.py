@@ -17,27 +17,19 @@ and conversion/.
 """
 
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from errors import FormatError, UserError
+from errors import FormatError
 from files import replacing
 from formats.chat_template import checked
 from formats.gguf_header import Stored, damaged, get, read_header
+from formats.gguf_tensors import FLOAT_TYPES, check_copy, library, parts_of
 from formats.gguf_tokenizer import add_tokenizer, read_tokenizer
 from formats.weights import FLOATS, SINGLE, Parts, Weights, as_type, missing
 
 DTYPES = tuple(FLOATS)
-CHUNK = 1 << 20  # numbers of two tables that are compared at once
-
-# The types of tensors that are not quantised, by their numbers in the file.
-FLOAT_TYPES = {0: FLOATS["float32"], 1: FLOATS["float16"], 30: FLOATS["bfloat16"]}
 
 KINDS = {"gpt2": "gpt2", "llama": "llama2"}  # our names of its architectures
 TENSORS = {
@@ -136,7 +128,7 @@ def read(path: Path) -> Weights:
     if architecture == "llama":
         config["tied"] = "wcls" not in tensors
     elif tensors.pop("wcls", None):
-        _check_copy(path, stored["token_embd.weight"], stored["output.weight"])
+        check_copy(path, stored["token_embd.weight"], stored["output.weight"])
     tokenizer, reason = read_tokenizer(path, values, config["vocab_size"])
     # Others have a name behind the key, and are for special purposes.
     template = checked(path, values.get("tokenizer.chat_template"))
@@ -152,7 +144,7 @@ def write(path: Path, weights: Weights, dtype: str = "float32") -> None:
             large for the type; or the library `gguf` is not installed.
         RunError: it cannot be written; what was there before is unharmed.
     """
-    gguf = _library(path)
+    gguf = library(path)
     architecture = next(name for name, kind in KINDS.items() if kind == weights.kind)
     writer = gguf.GGUFWriter(None, architecture)
     _add_config(writer, architecture, weights.config)
@@ -183,16 +175,6 @@ def write(path: Path, weights: Weights, dtype: str = "float32") -> None:
         for name, each in dtypes.items():
             for part in weights.tensors[name]:
                 writer.write_tensor_data(as_type(part, each, path))
-
-
-def _library(path: Path) -> ModuleType:
-    try:
-        import gguf
-    except ImportError:
-        raise UserError(
-            f'{path} needs the library gguf, which is not installed: pip install -e ".[gguf]"'
-        ) from None
-    return gguf
 
 
 # The model's numbers
@@ -266,110 +248,10 @@ def _read_tensors(
             if stored_name not in stored:
                 raise missing(path, stored_name)
             layers.append(others.pop(stored_name))
-        tensors[name] = _parts(path, name, layers)
+        tensors[name] = parts_of(path, name, layers)
     if others:
         raise FormatError(
             f"{path} has a tensor {next(iter(others))}, which the models here do not have; give "
             "another"
         )
     return tensors
-
-
-def _parts(path: Path, name: str, layers: Sequence[Stored]) -> Parts:
-    """One of our tensors; it is float32 where its layers are quantised or of different types."""
-    shape = layers[0].shape
-    if any(stored.shape != shape for stored in layers):
-        raise damaged(path, f"layers whose {name} is not {shape} as in the first")
-    kinds = {stored.kind for stored in layers}
-    dtype = FLOAT_TYPES.get(layers[0].kind) if len(kinds) == 1 else None
-    makers = []
-    for stored in layers:
-        row_bytes = _row_bytes(path, stored)
-        end, size = stored.offset + math.prod(shape[:-1]) * row_bytes, path.stat().st_size
-        if end > size:
-            raise damaged(path, f"{size} bytes, but its tensor {stored.name} ends at {end}")
-        makers.append(partial(_part, path, stored, row_bytes, dtype or np.float32))
-    quantised = [_library(path).GGMLQuantizationType(k).name for k in kinds - FLOAT_TYPES.keys()]
-    whole = shape if name in SINGLE else (len(layers), *shape)
-    return Parts(whole, dtype or np.float32, makers, " ".join(sorted(quantised)))
-
-
-def _row_bytes(path: Path, stored: Stored) -> int:
-    """How many bytes a row takes, when it is certain that it can become floats."""
-    columns = stored.shape[-1]
-    if stored.kind in FLOAT_TYPES:
-        return columns * FLOAT_TYPES[stored.kind].itemsize
-    gguf = _library(path)
-    try:
-        kind = gguf.GGMLQuantizationType(stored.kind)
-        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-        gguf.dequantize(np.zeros((1, block_bytes), np.uint8), kind)
-    except (ValueError, NotImplementedError):
-        raise FormatError(
-            f"{path}: the tensor {stored.name} is of the type {stored.kind}, which the library "
-            "gguf does not turn into floats; convert it with llama.cpp's llama-quantize"
-        ) from None
-    if columns % block:
-        raise damaged(path, f"rows of {columns} in {stored.name}, in blocks of {block}")
-    return columns // block * block_bytes
-
-
-def _part(path: Path, stored: Stored, row_bytes: int, dtype: np.dtype) -> np.ndarray:
-    if stored.kind in FLOAT_TYPES:
-        part = np.memmap(path, FLOAT_TYPES[stored.kind], "r", stored.offset, stored.shape)
-        return part.astype(dtype, copy=False)
-    gguf = _library(path)
-    rows = np.memmap(path, np.uint8, "r", stored.offset, (*stored.shape[:-1], row_bytes))
-    with np.errstate(all="ignore"):  # whatever a file has for a scale
-        return gguf.dequantize(rows, gguf.GGMLQuantizationType(stored.kind))
-
-
-def _check_copy(path: Path, table: Stored, copy: Stored) -> None:
-    """Refuse a GPT-2 whose classifier is not its embedding's table.
-
-    Until March 2025 llama.cpp's converter wrote the table twice, and its llama-quantize still gives
-    the two different types: Q4_K and Q6_K, say. They are one table if no number differs by more
-    than what the two types can be wrong.
-
-    Raises:
-        FormatError: a number does.
-    """
-    floats = [FLOAT_TYPES[each.kind] for each in (table, copy) if each.kind in FLOAT_TYPES]
-    dtype = min(floats, key=lambda each: each.itemsize, default=np.dtype(np.float32))
-    error = _largest_error(path, table.kind) + _largest_error(path, copy.kind)
-    pairs = zip(_chunks(path, table, dtype), _chunks(path, copy, dtype), strict=False)
-    if table.shape != copy.shape or not all(_alike(*pair, error) for pair in pairs):
-        raise FormatError(
-            f"{path} has a classifier {copy.name} that is not the embedding's table {table.name}, "
-            "as it is in every GPT-2; give another"
-        )
-
-
-def _alike(rows: np.ndarray, others: np.ndarray, error: float) -> bool:
-    """Whether no two numbers differ by more than `error` times the largest in their row."""
-    rows, others = rows.astype(np.float32, copy=False), others.astype(np.float32, copy=False)
-    with np.errstate(all="ignore"):  # whatever a file has for numbers
-        largest = np.maximum(np.abs(rows), np.abs(others)).max(axis=1, keepdims=True)
-        return bool((np.abs(rows - others) <= error * largest).all())
-
-
-def _largest_error(path: Path, kind: int) -> float:
-    """How far a number may be from what it stands for, as a part of the largest in its row.
-
-    A type of b bits has 2^b steps from the largest down to its negative. Two of these are never
-    reached, seen with ggml's own quantisers of all types that llama-quantize has for a table, on
-    numbers of many distributions; most types stay below one. Floats are compared exactly.
-    """
-    if kind in FLOAT_TYPES:
-        return 0.0
-    name = _library(path).GGMLQuantizationType(kind).name  # such as Q4_K: the digit is b
-    return 2.0 ** (2 - int(re.search(r"\d", name)[0]))
-
-
-def _chunks(path: Path, stored: Stored, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The rows of a matrix, some at a time."""
-    columns, row_bytes = stored.shape[-1], _row_bytes(path, stored)
-    rows, count = math.prod(stored.shape[:-1]), max(1, CHUNK // columns)
-    for start in range(0, rows, count):
-        offset, shape = stored.offset + start * row_bytes, (min(count, rows - start), columns)
-        yield _part(path, stored._replace(offset=offset, shape=shape), row_bytes, dtype)

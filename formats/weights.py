@@ -5,7 +5,7 @@ models/; whether a model can be made of them is for load.py to say.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ class Parts(Sequence[np.ndarray]):
         dtype: of the parts, as the file has them.
         makers: each makes one part.
         stored: what the file's own type is called, if the parts are made of another.
+        blocks: each makes one part some rows at a time, which one after the other are all of it.
     """
 
     def __init__(
@@ -48,8 +49,10 @@ class Parts(Sequence[np.ndarray]):
         dtype: Any,
         makers: Sequence[Callable[[], np.ndarray]],
         stored: str | None = None,
+        blocks: Sequence[Callable[[], Iterator[np.ndarray]]] = (),
     ) -> None:
         self.shape, self.dtype, self._makers = tuple(shape), np.dtype(dtype), makers
+        self._blocks = blocks
         self.stored = stored or self.dtype.name
 
     @classmethod
@@ -86,6 +89,18 @@ class Parts(Sequence[np.ndarray]):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (make() for make in self._makers)
+
+    def blocks(self, index: int) -> Iterator[np.ndarray]:
+        """A part some rows at a time, for who needs no more of it in memory."""
+        return self._blocks[index]() if self._blocks else iter([self[index]])
+
+
+def copy_blocks(blocks: Iterable[np.ndarray], place: np.ndarray) -> None:
+    """Copy rows, one block of them below the other."""
+    start = 0
+    for block in blocks:
+        place[start : start + len(block)] = block
+        start += len(block)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from errors import FormatError
 from formats.gguf import read, write
-from formats.gguf_header import MAX_HEADER_BYTES
+from formats.gguf_header import MAX_HEADER_BYTES, MAX_STRINGS
 from tokenizer import BytePairTokenizer
 
 
@@ -52,7 +52,8 @@ HUGE = 2**64 - 1
         (header(values=1) + KEY + struct.pack("<I", 13), "a value of the unknown type 13"),
         (header(values=1) + KEY + struct.pack("<IIQ", 9, 0, HUGE), "no end of its header"),
         (header(values=1) + KEY + struct.pack("<IIQ", 9, 12, 2**61), "no end of its header"),
-        (header(values=1) + KEY + struct.pack("<IIQ", 9, 8, HUGE), "no end of its header"),
+        (header(values=1) + KEY + struct.pack("<IIQ", 9, 8, 9), "no end of its header"),
+        (header(values=1) + KEY + struct.pack("<IIQ", 9, 8, HUGE), f"{HUGE} strings in lists"),
         (header(values=1) + KEY + struct.pack("<IIQ", 9, 9, 1), "a value of the unknown type 9"),
         (header(values=1) + KEY + struct.pack("<IIQ", 9, 13, 0), "a value of the unknown type 13"),
         (header(values=2) + (KEY + struct.pack("<I?", 7, True)) * 2, "a key or a tensor twice"),
@@ -123,6 +124,19 @@ def test_a_string_as_long_as_the_file_is_not_taken_into_memory(path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.2 * MAX_HEADER_BYTES
+
+
+def test_a_header_of_short_strings_is_not_taken_into_memory(path):
+    """A string of two bytes takes ten in a file, and 56 in memory."""
+    count = MAX_STRINGS // 2 + 1
+    strings = struct.pack("<IIQ", 9, 8, count) + string(b"ab") * count
+    path.write_bytes(header(values=2) + KEY + strings + string(b"k") + strings)
+    tracemalloc.start()
+    with pytest.raises(FormatError, match=f"{2 * count} strings in lists"):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
 
 
 @pytest.fixture(scope="module")

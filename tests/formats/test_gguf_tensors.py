@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from gguf_files import FLOATING, Type, forge, llama, quantised
 
+from buffers import Buffer
 from errors import FormatError
-from formats import gguf, gguf_header
+from formats import gguf_header, gguf_tensors
 from formats.gguf import read
 from formats.weights import FLOATS
+from load import fill
 
 
 @pytest.fixture
@@ -85,6 +87,36 @@ def test_quantised_parts_are_made_when_they_are_looked_up(path, monkeypatch):
     made.clear()  # it has been tried on a block of zeros
     parts[0]
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q4_K"])
+@pytest.mark.parametrize("shape", [(100, 256), (5, 3, 256), (256,)])
+def test_blocks_are_a_part_one_below_the_other(path, monkeypatch, kind, shape):
+    monkeypatch.setattr(gguf_tensors, "BLOCK", 3 * 256)
+    block, size = library.GGML_QUANT_SIZES[Type[kind]]
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 100, (*shape[:-1], shape[-1] // block * size), np.uint8)
+    forge(path, tensors={"output.weight": (data, Type[kind])})
+    parts = read(path).tensors["wcls"]
+    blocks = list(parts.blocks(0))
+    assert max(len(each) for each in blocks) * np.prod(shape[1:]) <= 3 * 256
+    np.testing.assert_array_equal(np.concatenate(blocks), parts[0])
+    assert parts[0].shape == shape
+
+
+def test_a_model_is_filled_some_rows_at_a_time(path, monkeypatch):
+    table = library.quantize(np.ones((2**13, 32), np.float32), Type.Q8_0)
+    forge(path, tensors={"output.weight": (table, Type.Q8_0)})
+    weights = read(path)
+    params = Buffer({"wcls": (2**13 + 9, 32)})
+    monkeypatch.setattr(gguf_tensors, "BLOCK", 2**12)
+    tracemalloc.start()
+    fill(params, weights)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < params.flat.nbytes / 4
+    np.testing.assert_allclose(params.wcls[: 2**13], 1, rtol=1e-3)
+    assert not params.wcls[2**13 :].any()
 
 
 # The table that llama.cpp wrote twice
@@ -168,7 +200,7 @@ def test_tables_are_compared_some_rows_at_a_time(path, monkeypatch, kind):
     table = np.resize(TABLE, (2**12, 256))
     forge_twice(path, stored(table, kind), stored(table, kind))
     read(path)  # imports are not to be counted
-    monkeypatch.setattr(gguf, "CHUNK", 2**14)
+    monkeypatch.setattr(gguf_tensors, "BLOCK", 2**14)
     monkeypatch.setattr(gguf_header, "MAX_HEADER_BYTES", 2**14)
     tracemalloc.start()
     read(path)
