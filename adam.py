@@ -126,8 +126,9 @@ class AdamW:
 
 
 def decays(name: str) -> bool:
-    """Whether a tensor of this name decays: not biases (...b), not norms (ln..., rms...)."""
-    return not name.endswith("b") and not name.startswith(("ln", "rms"))
+    """Whether a tensor of this name decays: not biases (b..., ...b), not norms."""
+    is_bias = name.startswith("b") or name.endswith("b")
+    return not is_bias and not any(norm in name for norm in ("ln", "rms", "norm"))
 
 
 def cosine_schedule(step: int, lr: float, min_lr: float, warmup: int, num_steps: int) -> float:

@@ -136,7 +136,7 @@ def guess_target(output: str, kind: str) -> str:
     suffixes = {
         "": "huggingface",
         ".gguf": "gguf",
-        ".bin": {"gpt2": "llm.c", "llama2": "llama2.c"}[kind],
+        ".bin": "llm.c" if kind == "gpt2" else "llama2.c",
         ".npz": "llm.np",
     }
     if output.endswith(("/", os.sep)) or Path(output).is_dir():

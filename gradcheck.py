@@ -346,7 +346,7 @@ def check_model(family: Family, config: Any, elements: int = 24, h: float = STEP
             chosen,
         )
         gradients = [flat[start:stop][chosen] for flat in (first, model.grads.flat - first)]
-        label = f"{type(model).__name__} L={config.num_layers} {name}"
+        label = f"{family.title} L={config.num_layers} {name}"
         scale = np.abs(first[start:stop]).max()  # NaN, and so wrong, if an element was left out
         results.append(compare(label, gradients, expected, MODEL_TOLERANCE, scale))
     return results

@@ -157,16 +157,22 @@ def model_meta(
     }
 
 
-def save_model(folder: str | Path, model: Model, tokenizer: Tokenizer) -> None:
+def save_model(
+    folder: str | Path, model: Model, tokenizer: Tokenizer, kind: str | None = None
+) -> None:
     """Save a model of a program or a notebook as a run of the trainer is saved, in runs/NAME say.
 
     `open_model`, sample.py and convert.py take the folder, and `train.py FAMILY --init-from` goes
     on training it.
 
+    Args:
+        kind: which of the families of such models it is of, by its name in `FAMILIES`; by default
+            the first.
+
     Raises:
         RunError: it cannot be written; what was there before is unharmed.
     """
-    kind = next(kind for kind, family in FAMILIES.items() if family.model is type(model))
+    kind = kind or next(kind for kind, each in FAMILIES.items() if each.model is type(model))
     meta = model_meta(kind, model.config, model.seq_len, tokenizer)
     save_checkpoint(Path(folder) / CHECKPOINT, meta, {"params": model.params.flat})
 

@@ -4,7 +4,7 @@ Handled: the three versions of llama2.c's export.py. 0 is the oldest, without a 
 most models on the web have it. 1 has the same floats in another order. 2 has, but for the norms,
 8-bit integers in groups, and a scale for each group.
 Not handled: what the files do not tell. In llama2.c the base of the rotary angles is always 10000,
-and the epsilon of the norms 1e-5.
+the epsilon of the norms 1e-5, and there is nothing that a Llama 2 has not.
 
 Source of the format: llama2.c, export.py, run.c and runq.c.
 """
@@ -21,6 +21,8 @@ import numpy as np
 from errors import FormatError, UserError
 from files import replacing
 from formats.weights import SINGLE, Parts, Weights, as_type
+from models import FAMILIES
+from models.llama2 import Llama2Config
 
 DTYPES = ("float32",)  # to write; versions differ, see `write`
 MAGIC = 0x616B3432.to_bytes(4, "little")
@@ -61,14 +63,16 @@ def write(path: Path, weights: Weights, dtype: str = "float32", version: int = 0
     """Write a model, by default in the version that llama2.c's run.c reads; runq.c reads 2.
 
     Raises:
-        UserError: the model or its type is none that the format knows, or has a norm_eps or a
-            rope_theta that is not llama2.c's.
+        UserError: the model or its type is none that the format knows, or it has a number that is
+            not llama2.c's.
         RunError: it cannot be written; what was there before is unharmed.
     """
-    numbers = weights.config
-    if weights.kind != "llama2" or dtype not in DTYPES:
+    family = FAMILIES[weights.kind]
+    if family.config is not Llama2Config or dtype not in DTYPES:
         raise UserError(f"cannot write {path}: llama2.c knows nothing but Llama 2 in float32")
-    for name, value in CONSTANTS.items():
+    numbers = vars(Llama2Config(**weights.config))
+    told = {name: numbers[name] for name in (*NUMBERS, "tied")}
+    for name, value in vars(Llama2Config(**told | CONSTANTS)).items():
         if numbers[name] != value:
             raise UserError(
                 f"cannot write {path}: the model's {name} is {numbers[name]}, and llama2.c, whose "

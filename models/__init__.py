@@ -1,10 +1,14 @@
-"""The models, one file each. A new one is a file here, its layers in layers/, and a line below."""
+"""The models, one file each. A new one is a file here, its layers in layers/, and a line below.
+
+Some families are one model with other numbers; then theirs are all that their files have.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import own_imports
-from models import gpt2, llama2
+from models import gpt2, llama2, llama3, mistral, phi3, qwen2, qwen3
+from models.llama2 import Llama2, Llama2Config
 from models.model import Model
 
 
@@ -26,5 +30,10 @@ class Family(NamedTuple):
 # By the name that a checkpoint has for them, and the command line.
 FAMILIES = {
     "gpt2": Family("GPT-2", gpt2.GPT2, gpt2.GPT2Config, gpt2.PRESETS, gpt2.SMALL),
-    "llama2": Family("Llama 2", llama2.Llama2, llama2.Llama2Config, llama2.PRESETS, llama2.SMALL),
+    "llama2": Family("Llama", Llama2, Llama2Config, llama2.PRESETS, llama2.SMALL),
+    "llama3": Family("Llama 3", Llama2, Llama2Config, llama3.PRESETS, llama3.SMALL),
+    "mistral": Family("Mistral", Llama2, Llama2Config, mistral.PRESETS, mistral.SMALL),
+    "qwen2": Family("Qwen2", Llama2, Llama2Config, qwen2.PRESETS, qwen2.SMALL),
+    "qwen3": Family("Qwen3", Llama2, Llama2Config, qwen3.PRESETS, qwen3.SMALL),
+    "phi3": Family("Phi-3", Llama2, Llama2Config, phi3.PRESETS, phi3.SMALL),
 }

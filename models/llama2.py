@@ -4,29 +4,34 @@ Read `Llama2.forward` downwards and `Llama2.backward` upwards: the same layers i
 What differs from GPT-2: RMSNorm for LayerNorm, rotated queries and keys for learned positions, a
 gated MLP, fewer heads for keys and values than for queries, no biases, and a classifier that may
 be a table of its own. Names and layout of the parameters are llama2.c's, and its files' order.
+
+Its descendants differ from it in little, and are the same class with other numbers: see llama3.py,
+mistral.py, qwen2.py, qwen3.py and phi3.py. What a Llama 2 has not is behind an `if`, or is None.
 Shapes are written with
 
     B sequences   T positions   N = B T rows   C channels (dim)   F hidden_dim   L layers
-    H query heads   K key/value heads   D = C / H head size   V vocabulary
+    H query heads   K key/value heads   D head size, in Llama 2 C / H   V vocabulary
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from buffers import Shapes
+from buffers import Buffer, Shapes
 from errors import UserError
 from layers.attention import attention_backward, attention_forward
 from layers.classifier import classifier_backward, classifier_forward, logit_rows
 from layers.embedding import embedding_backward, embedding_forward
 from layers.linear import linear_backward, linear_forward
 from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
-from layers.rope import rope_backward, rope_forward, rope_rotations
+from layers.rope import rope_backward, rope_forward
 from layers.swiglu import swiglu_backward, swiglu_forward
 from models.model import FORWARD_ONLY, Model, check_counts, split_heads
+from models.rotations import check_scaling, make_rotations
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Llama2Config:
     """The numbers that make a Llama 2.
 
     Attributes:
-        dim: C, the width of the residual stream; must be a multiple of twice the heads.
+        dim: C, the width of the residual stream.
         hidden_dim: F, the width of the MLP; if not given, 8/3 dim rounded up to a multiple of 32,
             as llama2.c's trainer does it, so that its three matrices cost what GPT-2's two of
             4 dim do.
@@ -46,9 +51,15 @@ class Llama2Config:
         norm_eps: the eps of every RMSNorm.
         rope_theta: the base of the rotations' frequencies.
         tied: whether the classifier is the embedding's table, or one of its own.
+        head_size: D, an even number; if not given, dim / num_heads.
+        qkv_bias: whether queries, keys and values have biases.
+        qk_norm: whether each head of the queries and keys has an RMSNorm before it is rotated.
+        window: how many positions a query sees, its own and those before it; if not given, all.
+        rope_scaling: how the rotations' frequencies are scaled; see `models.rotations`.
 
     Raises:
-        UserError: a number is not positive, or the heads do not divide what they share.
+        UserError: a number is not positive, the heads do not divide what they share or are odd, or
+            the scaling is none that is known.
     """
 
     dim: int = 4096
@@ -61,6 +72,11 @@ class Llama2Config:
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
     tied: bool = True
+    head_size: int | None = None
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    window: int | None = None
+    rope_scaling: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("norm_eps", "rope_theta"):
@@ -73,41 +89,51 @@ class Llama2Config:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
         if self.hidden_dim is None:
             object.__setattr__(self, "hidden_dim", -(-(8 * self.dim // 3) // 32) * 32)
-        others = ("hidden_dim", "num_layers", "num_kv_heads", "vocab_size", "seq_len")
-        check_counts(**{name: getattr(self, name) for name in others})
-        if self.dim % (2 * self.num_heads):
+        if self.head_size is None and self.dim % (2 * self.num_heads):
             raise UserError(
                 f"{self.num_heads} heads do not divide {self.dim} channels into even parts, which "
                 "can be rotated in pairs; choose a dim that is a multiple of twice the heads"
             )
+        if self.head_size is None:
+            object.__setattr__(self, "head_size", self.dim // self.num_heads)
+        others = ("hidden_dim", "num_layers", "num_kv_heads", "vocab_size", "seq_len", "head_size")
+        check_counts(**{name: getattr(self, name) for name in others})
+        if self.head_size % 2:
+            raise UserError(
+                f"a head_size of {self.head_size} is odd, and heads are rotated in pairs; choose "
+                "an even one"
+            )
+        if self.window is not None:
+            check_counts(window=self.window)
+        scaling = check_scaling(self.rope_scaling, self.head_size, self.seq_len)
+        object.__setattr__(self, "rope_scaling", scaling)
         if self.num_heads % self.num_kv_heads:
             raise UserError(
                 f"{self.num_kv_heads} key/value heads cannot serve {self.num_heads} query heads "
                 "in equal groups; choose a divisor"
             )
 
-    @property
-    def head_size(self) -> int:
-        return self.dim // self.num_heads
-
     def param_shapes(self) -> Shapes:
         """The parameters, in the order of llama2.c's files."""
-        L, C, F, V = self.num_layers, self.dim, self.hidden_dim, self.vocab_size
-        KD = self.num_kv_heads * self.head_size
-        shapes = {
+        L, C, F, V, D = self.num_layers, self.dim, self.hidden_dim, self.vocab_size, self.head_size
+        HD, KD = self.num_heads * D, self.num_kv_heads * D
+        biases = {"bq": (L, HD), "bk": (L, KD), "bv": (L, KD)}
+        return {
             "wte": (V, C),
             "rms1w": (L, C),
-            "wq": (L, C, C),
+            "wq": (L, HD, C),
             "wk": (L, KD, C),
             "wv": (L, KD, C),
-            "wo": (L, C, C),
+            **(biases if self.qkv_bias else {}),
+            **({"qnormw": (L, D), "knormw": (L, D)} if self.qk_norm else {}),
+            "wo": (L, C, HD),
             "rms2w": (L, C),
             "w1": (L, F, C),  # to the gate
             "w2": (L, C, F),  # back to the residual stream
             "w3": (L, F, C),  # to what is gated
             "rmsfw": (C,),
+            **({} if self.tied else {"wcls": (V, C)}),
         }
-        return shapes if self.tied else {**shapes, "wcls": (V, C)}
 
     def act_shapes(self, B: int, T: int, N: int | None = None, recompute: str = "none") -> Shapes:
         """The activations of a batch, and one layer's worth of their gradients.
@@ -116,19 +142,29 @@ class Llama2Config:
         What the backward pass makes again has one place, which all layers share.
         """
         L, C, F, V = self.num_layers, self.dim, self.hidden_dim, self.vocab_size
-        H, KD = self.num_heads, self.num_kv_heads * self.head_size
+        H, K, D = self.num_heads, self.num_kv_heads, self.head_size
+        HD, KD = H * D, K * D
         N = N or B * T
         cheap = L if recompute == "none" else 1
         other = 1 if recompute in ("blocks", FORWARD_ONLY) else L
         stream, queries = (1, 1) if recompute == FORWARD_ONLY else (L + 1, L)
+        head_norms = {
+            "q_proj": (other, N, HD),
+            "q_rstd": (L, N * H),
+            "q_norm": (1, N * H, D),
+            "k_proj": (other, N, KD),
+            "k_rstd": (L, N * K),
+            "k_norm": (1, N * K, D),
+        }
         return {
             "residual": (stream, N, C),  # the stream: what enters layer l, and what leaves the last
             "rms1": (cheap, N, C),
             "rms1_rstd": (L, N),
-            "q": (queries, N, C),
+            **(head_norms if self.qk_norm else {}),
+            "q": (queries, N, HD),
             "k": (L, B, T, KD),  # k and v are the sampler's cache
             "v": (L, B, T, KD),
-            "att": (other, N, C),
+            "att": (other, N, HD),
             "lse": (L, B, H, T),
             "residual_mid": (other, N, C),  # the stream between attention and MLP
             "rms2": (cheap, N, C),
@@ -144,7 +180,8 @@ class Llama2Config:
             "dresidual": (N, C),
             "dbranch": (N, C),
             "dsummand": (N, C),  # where several products read the same input
-            "dq": (N, C),
+            "datt": (N, HD),
+            "dq": (N, HD),
             "dk": (N, KD),
             "dv": (N, KD),
             "dgate": (N, F),
@@ -154,12 +191,14 @@ class Llama2Config:
     def step_flops(self, B: int, T: int) -> int:
         """Floating-point operations in the matrix products of one forward and backward pass.
 
-        Counted as GPT-2's are, see `GPT2Config.step_flops`.
+        Counted as GPT-2's are, see `GPT2Config.step_flops`; but with a window of W positions, of
+        the T T / 2 scores that are not masked, only W (T - W / 2) are in it.
         """
         L, C, F, V = self.num_layers, self.dim, self.hidden_dim, self.vocab_size
-        KD = self.num_kv_heads * self.head_size
-        weights = L * (2 * C * C + 2 * C * KD + 3 * C * F) + V * C
-        return 6 * B * T * weights + 7 * L * B * T * T * C
+        HD, KD = self.num_heads * self.head_size, self.num_kv_heads * self.head_size
+        W = min(self.window or T, T)
+        weights = L * (2 * C * HD + 2 * C * KD + 3 * C * F) + V * C
+        return 6 * B * T * weights + 7 * L * B * W * (2 * T - W) * HD
 
 
 PRESETS = {
@@ -193,22 +232,24 @@ class Llama2(Model):
 
     def __init__(self, config: Llama2Config, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        self._rotations = rope_rotations(
-            self.seq_len, config.head_size, config.rope_theta, self.params.flat.dtype
+        D, dtype = config.head_size, self.params.flat.dtype
+        self._rotations = make_rotations(
+            self.seq_len, D, config.rope_theta, dtype, config.rope_scaling
         )
 
     def init_params(self, rng: np.random.Generator) -> None:
         """GPT-2's initialisation (Radford et al. 2019, section 2.3).
 
         Normal with standard deviation 0.02; the projections back to the residual stream, of which
-        there are 2L, scaled by 1/sqrt(2L); norms 1. llama2.c scales w3 in the place of w2.
+        there are 2L, scaled by 1/sqrt(2L); norms 1, biases 0. llama2.c scales w3 in the place of
+        w2.
         """
         std = 0.02
         projection_std = std / math.sqrt(2 * self.config.num_layers)
         for name, tensor in self.params:
-            if name.startswith("rms"):
+            if name.startswith("rms") or name.endswith("normw"):
                 tensor.fill(1)
-            else:
+            elif not name.startswith("b"):
                 rng.standard_normal(out=tensor, dtype=tensor.dtype)
                 tensor *= projection_std if name in ("wo", "w2") else std
 
@@ -229,16 +270,20 @@ class Llama2(Model):
         B, T = self._start_forward(tokens, targets, start, every_position)
         p, a = self.params, self._views(B, T, start)
         eps, rotations = self.config.norm_eps, self._rotations[start : start + T]
+        bq, bk, bv = self._biases(p)
 
         embedding_forward(a.residual[0], tokens.ravel(), p.wte)
         for i in range(self.config.num_layers):
             rmsnorm_forward(a.rms1[i], a.rms1_rstd[i], a.residual[i], p.rms1w[i], eps)
-            linear_forward(a.q[i], a.rms1[i], p.wq[i])
-            linear_forward(a.k[i], a.rms1[i], p.wk[i])
-            linear_forward(a.v[i], a.rms1[i], p.wv[i])
-            q, k, out = a.q_heads[i], a.k_heads[i], a.att_heads[i]
-            rope_forward(q, q, rotations)
-            rope_forward(k, k, rotations)
+            linear_forward(a.q_proj[i], a.rms1[i], p.wq[i], bq[i])
+            linear_forward(a.k_proj[i], a.rms1[i], p.wk[i], bk[i])
+            linear_forward(a.v[i], a.rms1[i], p.wv[i], bv[i])
+            if self.config.qk_norm:
+                rmsnorm_forward(a.q_norm[i], a.q_rstd[i], a.q_rows[i], p.qnormw[i], eps)
+                rmsnorm_forward(a.k_norm[i], a.k_rstd[i], a.k_rows[i], p.knormw[i], eps)
+            q, out = a.q_heads[i], a.att_heads[i]
+            rope_forward(q, a.q_unrotated[i], rotations)
+            rope_forward(a.k_heads[i], a.k_unrotated[i], rotations)
             attention_forward(out, a.lse[i], q, a.keys[i], a.values[i], start, padding)
             linear_forward(a.residual_mid[i], a.att[i], p.wo[i])
             a.residual_mid[i] += a.residual[i]
@@ -276,12 +321,13 @@ class Llama2(Model):
         tokens, targets, accumulate = self._start_backward()
         B, T = tokens.shape
         p, g, a = self.params, self.grads, self._views(B, T, start=0)
-        H, K = self.config.num_heads, self.config.num_kv_heads
+        H, K, D = self.config.num_heads, self.config.num_kv_heads, self.config.head_size
         rotations = self._rotations[:T]
         dresidual = a.dresidual  # the residual stream's gradient, the one running sum
         dx, dsummand = a.dbranch, a.dsummand
         dgate, dup = a.dgate, a.dup
         dq, dk, dv = split_heads(a.dq, B, H), split_heads(a.dk, B, K), split_heads(a.dv, B, K)
+        dbq, dbk, dbv = self._biases(g)
 
         wcls, dwcls = (p.wte, g.wte) if self.config.tied else (p.wcls, g.wcls)
         dlosses = dloss / (B * T)
@@ -299,15 +345,20 @@ class Llama2(Model):
             x = a.residual_mid[i]
             rmsnorm_backward(dx, g.rms2w[i], dx, x, p.rms2w[i], a.rms2_rstd[i], accumulate)
             dresidual += dx
-            linear_backward(dx, g.wo[i], None, dresidual, a.att[i], p.wo[i], accumulate)
-            q, out, dout = a.q_heads[i], a.att_heads[i], split_heads(dx, B, H)
+            linear_backward(a.datt, g.wo[i], None, dresidual, a.att[i], p.wo[i], accumulate)
+            q, out, dout = a.q_heads[i], a.att_heads[i], split_heads(a.datt, B, H)
             attention_backward(dq, dk, dv, dout, q, a.keys[i], a.values[i], out, a.lse[i])
             rope_backward(dk, dk, rotations)
             rope_backward(dq, dq, rotations)
-            linear_backward(dx, g.wv[i], None, a.dv, a.rms1[i], p.wv[i], accumulate)
-            linear_backward(dsummand, g.wk[i], None, a.dk, a.rms1[i], p.wk[i], accumulate)
+            if self.config.qk_norm:
+                d, x, w = a.dk.reshape(-1, D), a.k_rows[i], p.knormw[i]
+                rmsnorm_backward(d, g.knormw[i], d, x, w, a.k_rstd[i], accumulate)
+                d, x, w = a.dq.reshape(-1, D), a.q_rows[i], p.qnormw[i]
+                rmsnorm_backward(d, g.qnormw[i], d, x, w, a.q_rstd[i], accumulate)
+            linear_backward(dx, g.wv[i], dbv[i], a.dv, a.rms1[i], p.wv[i], accumulate)
+            linear_backward(dsummand, g.wk[i], dbk[i], a.dk, a.rms1[i], p.wk[i], accumulate)
             dx += dsummand
-            linear_backward(dsummand, g.wq[i], None, a.dq, a.rms1[i], p.wq[i], accumulate)
+            linear_backward(dsummand, g.wq[i], dbq[i], a.dq, a.rms1[i], p.wq[i], accumulate)
             dx += dsummand
             x = a.residual[i]
             rmsnorm_backward(dx, g.rms1w[i], dx, x, p.rms1w[i], a.rms1_rstd[i], accumulate)
@@ -322,6 +373,10 @@ class Llama2(Model):
         p, eps, whole_block = self.params, self.config.norm_eps, self.recompute == "blocks"
         rmsnorm_forward(a.rms1[i], a.rms1_rstd[i], a.residual[i], p.rms1w[i], eps)
         if whole_block:
+            if self.config.qk_norm:
+                bq, bk, _ = self._biases(p)
+                linear_forward(a.q_proj[i], a.rms1[i], p.wq[i], bq[i])
+                linear_forward(a.k_proj[i], a.rms1[i], p.wk[i], bk[i])
             attention_forward(a.att_heads[i], a.lse[i], a.q_heads[i], a.keys[i], a.values[i])
             linear_forward(a.residual_mid[i], a.att[i], p.wo[i])
             a.residual_mid[i] += a.residual[i]
@@ -331,11 +386,19 @@ class Llama2(Model):
             linear_forward(a.up[i], a.rms2[i], p.w3[i])
         swiglu_forward(a.swiglu[i], a.gate[i], a.up[i])
 
+    def _biases(self, buffer: Buffer) -> Sequence[Sequence[np.ndarray | None]]:
+        """Those of queries, keys and values by layers, out of `params` or `grads`."""
+        if self.config.qkv_bias:
+            return buffer.bq, buffer.bk, buffer.bv
+        return 3 * [self.config.num_layers * [None]]
+
     def _views(self, B: int, T: int, start: int) -> SimpleNamespace:
         """The activations of a batch, some of them also head by head: (L, B, T, heads, D).
 
-        `keys` and `values` reach back to position 0; all others begin at `start`.
+        `keys` and `values` reach back to position 0; all others begin at `start`. Where heads have
+        no norms, their projections are written where they are rotated.
         """
+        L, D = self.config.num_layers, self.config.head_size
         H, K = self.config.num_heads, self.config.num_kv_heads
         a = self._cut(B, T)
         a.k, keys = self._cached("k", B, T, start)
@@ -343,4 +406,10 @@ class Llama2(Model):
         a.keys, a.values = split_heads(keys, B, K), split_heads(values, B, K)
         a.q_heads, a.k_heads = split_heads(a.q, B, H), split_heads(a.k, B, K)
         a.att_heads = split_heads(a.att, B, H)
+        if self.config.qk_norm:
+            a.q_rows, a.k_rows = a.q_proj.reshape(L, -1, D), a.k_proj.reshape(L, -1, D)
+            a.q_unrotated = a.q_norm.reshape(a.q_heads.shape)
+            a.k_unrotated = a.k_norm.reshape(a.k_heads.shape)
+        else:
+            a.q_proj, a.q_unrotated, a.k_proj, a.k_unrotated = a.q, a.q_heads, a.k, a.k_heads
         return a

@@ -143,14 +143,10 @@ class Model:
             views = {n: self.acts[n][tuple(map(slice, shape))] for n, shape in shapes.items()}
             for name, view in views.items():
                 if view.ndim > 2 and len(view) == 1:
-                    views[name] = self._shared(view[0])
+                    # The stream leaves the last layer, too.
+                    views[name] = _repeated(view[0], self.config.num_layers + (name == "residual"))
             self._cuts = {(B, T): SimpleNamespace(**views)}
         return self._cuts[B, T]
-
-    def _shared(self, place: np.ndarray) -> np.ndarray:
-        """(N, C) -> (L + 1, N, C), every layer's and what leaves the last at the same place."""
-        shape, strides = (self.config.num_layers + 1, *place.shape), (0, *place.strides)
-        return np.lib.stride_tricks.as_strided(place, shape, strides)
 
     def _logits(self, count: int) -> np.ndarray:
         """(count, V): in the buffer, or a new array if that was made for fewer rows at once."""
@@ -197,6 +193,12 @@ class Model:
         if tokens.min() < 0 or tokens.max() >= V:
             bad = tokens[(tokens < 0) | (tokens >= V)][0]
             raise UserError(f"token {bad} is outside the vocabulary, 0 to {V - 1}")
+
+
+def _repeated(place: np.ndarray, count: int) -> np.ndarray:
+    """(N, C) -> (count, N, C), all of them at the same place."""
+    shape, strides = (count, *place.shape), (0, *place.strides)
+    return np.lib.stride_tricks.as_strided(place, shape, strides)
 
 
 def split_heads(x: np.ndarray, B: int, num_heads: int) -> np.ndarray:

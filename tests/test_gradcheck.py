@@ -1,6 +1,7 @@
 """gradcheck passes what is right, in all ways to ask it; what is wrong is in test_mistakes.py."""
 
 import re
+from math import prod
 
 import numpy as np
 import pytest
@@ -27,8 +28,10 @@ def test_every_layer_passes(name):
 )
 def test_the_whole_model_passes(name, config):
     results = check_model(FAMILIES[name], config)
-    assert [result.tensor.split()[-1] for result in results] == list(config.param_shapes())
-    assert all(result.ok and result.elements >= 18 for result in results)
+    assert [(result.tensor.split()[-1], result.elements) for result in results] == [
+        (name, min(24, prod(shape))) for name, shape in config.param_shapes().items()
+    ]
+    assert all(result.ok for result in results)
 
 
 @pytest.mark.parametrize(

@@ -99,10 +99,11 @@ def _describe_checkpoint(path: Path) -> tuple[str, ...]:
     """The model and its size, the corpus, the steps that were done, and those there are to be."""
     meta = read_meta(path)
     try:
-        config = FAMILIES[meta["model"]].config(**meta["config"])
+        family = FAMILIES[meta["model"]]
+        config = family.config(**meta["config"])
         settings = meta.get("settings") or {"data": "?", "steps": "?"}  # of a model that is no run
         return (
-            f"{meta['model']} {config.num_layers}x{channels(config)}",
+            f"{family.title} {config.num_layers}x{channels(config)}",
             tqdm.format_sizeof(num_elements(config.param_shapes())),
             Path(settings["data"]).name,
             f"{meta.get('step', '?')}",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from adam import cosine_schedule
 from errors import UserError, at_least
@@ -40,7 +40,7 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
         if unwanted := [name for name in ("preset", *sizes) if getattr(args, name) is not None]:
             raise UserError(f"the model is the one in {origin}; leave out {flag(unwanted[0])}")
         source = open_model(origin)
-        if source.kind != kind:
+        if FAMILIES[source.kind].model is not family.model:
             raise UserError(
                 f"{origin} holds a {FAMILIES[source.kind].title}; use python train.py {source.kind}"
             )
@@ -128,9 +128,15 @@ def new_config(kind: str, args: argparse.Namespace, **numbers: Any) -> Any:
     return replace(config, **{**derived, **given, **numbers})
 
 
-def size_fields(config: type) -> list[str]:
-    """The numbers of a config that are options; the other two follow from the data."""
-    return [each.name for each in fields(config) if each.name not in ("vocab_size", "seq_len")]
+def size_fields(config: type) -> dict[str, type]:
+    """The numbers of a config that are options, and their types; two others follow from the data.
+
+    What is no number, as a scaling of rotations, is as the preset has it.
+    """
+    hints = get_type_hints(config).items()
+    types = {name: next(iter(get_args(hint)), hint) for name, hint in hints}  # int of int | None
+    numbers = {name: kind for name, kind in types.items() if kind in (bool, int, float)}
+    return {name: numbers[name] for name in numbers if name not in ("vocab_size", "seq_len")}
 
 
 def channels(config: Any) -> int:
@@ -387,12 +393,11 @@ def add_sizes(parser: argparse.ArgumentParser, config: type) -> None:
     attributes = inspect.getdoc(config).partition("Attributes:\n")[2].partition("\n\n")[0]
     entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, flags=re.MULTILINE)
     words = {name: " ".join(text.split()) for name, text in entries}
-    types = get_type_hints(config)
-    for name in size_fields(config):
-        if types[name] is bool:
+    for name, kind in size_fields(config).items():
+        if kind is bool:
             group.add_argument(
                 flag(name), action=argparse.BooleanOptionalAction, default=None, help=words[name]
             )
         else:
-            kind, metavar = (at_least(0.0), "X") if types[name] is float else (at_least(1), "N")
-            group.add_argument(flag(name), type=kind, metavar=metavar, help=words[name])
+            number, metavar = (at_least(0.0), "X") if kind is float else (at_least(1), "N")
+            group.add_argument(flag(name), type=number, metavar=metavar, help=words[name])

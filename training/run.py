@@ -333,14 +333,13 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
     Raises:
         UserError: what it asks cannot be.
     """
-    family = FAMILIES[kind]
     args, source = read_arguments(kind, ranks)
     folder = ranks.first(lambda: find_corpus(args.data))
     tokenizer = load_tokenizer(find_tokenizer(folder))
 
     # The model's numbers: those of the run or checkpoint to go on with, else the preset's.
     if source:
-        config = source.config
+        kind, config = source.kind, source.config  # whose model may be that of several families
         tokenizer = check_vocabulary(source, tokenizer, folder)
     else:
         config = new_config(kind, args, vocab_size=tokenizer.vocab_size)
@@ -384,7 +383,8 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
         "rank": ranks.rank,
         "num_ranks": ranks.size,
     }
-    model = family.model(config, B, T, seed=None if source else args.seed, recompute=args.recompute)
+    seed = None if source else args.seed
+    model = FAMILIES[kind].model(config, B, T, seed=seed, recompute=args.recompute)
     run = Run(
         kind=kind,
         args=args,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from formats.checkpoint import save_checkpoint
+from models import FAMILIES
 from training.listing import HEADINGS
 
 NEW, OLD, COPY = (str(Path("runs", name)) for name in ("new", "old", "copy"))
@@ -47,8 +48,8 @@ def test_a_line_for_each_run_the_last_at_the_end(program, runs, corpus):
     old, new = map(cells, lines)
     # Of a table of 357 tokens, rounded up, 16 positions and 2 layers of 32 channels.
     size = 384 * 32 + 16 * 32 + 2 * (12 * 32 * 32 + 13 * 32) + 2 * 32
-    assert (new["model"], new["size"]) == ("gpt2 2x32", f"{size / 1000:.1f}k")
-    assert old["model"] == "llama2 2x32"
+    assert (new["model"], new["size"]) == ("GPT-2 2x32", f"{size / 1000:.1f}k")
+    assert old["model"] == "Llama 2x32"
     assert new["corpus"] == old["corpus"] == corpus.name
     assert (new["steps"], old["steps"]) == ("6/6", "3/3")
     assert (new["run"], old["run"]) == (NEW, OLD)
@@ -81,7 +82,7 @@ def test_a_run_that_is_going_on(program, runs):
     assert status == 0
     new, old = sorted(map(cells, out.splitlines()[1:]), key=lambda each: each["run"])
     assert (new["model"], new["steps"]) == ("not saved yet", "6/?")
-    assert (old["model"], old["steps"]) == ("llama2 2x32", "3/3")
+    assert (old["model"], old["steps"]) == ("Llama 2x32", "3/3")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_there_are_no_runs(program, tmp_path, monkeypatch, runs):
 def test_the_first_word_is_told(program):
     status, _, err = program("train", "runs")
     assert status == 2
-    assert "one of gpt2, llama2, or --list" in err
+    assert f"one of {', '.join(FAMILIES)}, or --list" in err
     status, out, _ = program("train", "--list", "--help")
     assert status == 0
     assert out.startswith("usage: train.py --list ")

@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from formats.weights import Parts, Weights
+from models import FAMILIES
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 
@@ -35,6 +36,11 @@ def model(name, dtype="float32", tokenizer=None):
     parts = {name: Parts.of(name, tensor) for name, tensor in tensors.items()}
     kind = "gpt2" if name == "gpt2" else "llama2"
     return Weights("a test", kind, dict(vars(config)), parts, tokenizer), tensors
+
+
+def made(weights, **changes):
+    """The config that is made of the numbers of a file, which may leave out what follows."""
+    return FAMILIES[weights.kind].config(**weights.config | changes)
 
 
 def arrays(weights):
