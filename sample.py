@@ -4,9 +4,9 @@
     python sample.py runs/tiny --best               as it was at its lowest validation loss
     python sample.py stories15M.bin --tokenizer tokenizer.bin --num-samples 8
     python sample.py stories15M.bin --prompts-file people.txt       a line for each
-    python sample.py llama-2-7b-chat.bin --chat --system "You are a pirate."
+    python sample.py SmolLM2-135M-Instruct.Q4_1.gguf --chat --system "You are a pirate."
 
-How it is done is in sampler.py, which notebooks and games use, too.
+How it is done is in sampler.py and chat.py, which notebooks and games use, too.
 """
 
 if __name__ == "__main__":
@@ -22,12 +22,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from chat import Chat, find_template
 from errors import UserError, at_least
 from files import decode_text
 from formats.checkpoint import BEST
 from formats.tokenizer_files import FILES
 from load import open_model, tell_spare_rows
-from sampler import Chat, Settings, Stats, generate_many
+from sampler import Settings, Stats, generate_many
+
+LONGEST_CHAT = 4096  # tokens that are remembered; models of today have room for many times that
 
 
 def converse(chat: Chat) -> None:
@@ -107,7 +110,9 @@ def main() -> None:
         )
     tell_spare_rows(tokenizer, source.config.vocab_size)
     if args.chat:
-        chat = Chat(source.load(), tokenizer, args.system, args.max_tokens, rng, **settings)
+        template = find_template(tokenizer, source.chat_template, args.system)
+        model = source.load(seq_len=min(source.positions, LONGEST_CHAT))
+        chat = Chat(model, tokenizer, template, args.max_tokens, rng, **settings)
         converse(chat)
         print(chat.stats, file=sys.stderr)
         return
@@ -172,9 +177,14 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--chat",
         action="store_true",
-        help="a conversation, a line from standard input for each message, in Llama 2's template",
+        help="a conversation, a line from standard input for each message, in the model's own "
+        "template: ChatML, Gemma, Llama 2 or 3, Phi-3 or Zephyr",
     )
-    prompt.add_argument("--system", metavar="TEXT", help="how --chat shall answer")
+    prompt.add_argument(
+        "--system",
+        metavar="TEXT",
+        help="how --chat shall answer (default: what the model's template says)",
+    )
     prompt.add_argument(
         "--num-samples",
         type=at_least(1),

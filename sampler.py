@@ -20,7 +20,7 @@ import own_imports
 from errors import RunError, UserError
 from layers.tiles import row_tiles, run_tiles
 from models.model import Model
-from tokenizer import Decoder, LlamaTokenizer, Tokenizer
+from tokenizer import Decoder, Tokenizer
 
 LARGEST = 1e6  # of numbers that float32 logits are divided by: all effect is long reached
 
@@ -299,20 +299,21 @@ def generate_many(
     rng = np.random.default_rng(0) if rng is None else rng
     stats = Stats() if stats is None else stats
     stats.prompt_tokens += sum(map(len, texts))
-    return _pieces(cache, tokenizer, max_tokens, rng, stats, choice)
+    return continue_texts(cache, tokenizer, max_tokens, tokenizer.ends, choice, rng, stats)
 
 
-def _pieces(
+def continue_texts(
     cache: Cache,
     tokenizer: Tokenizer,
     max_tokens: int,
+    ends: Iterable[int],
+    settings: Settings,
     rng: np.random.Generator,
     stats: Stats,
-    settings: Settings,
 ) -> Iterator[tuple[int, str]]:
-    """What `generate_many` returns."""
+    """Continue the texts in a cache as `generate_many` does, each until one of `ends`."""
     decoders = [Decoder(tokenizer, last) for last in cache.tokens[:, -1]]
-    steps = generate_tokens(cache, max_tokens, tokenizer.ends, settings, rng, tokenizer.vocab_size)
+    steps = generate_tokens(cache, max_tokens, ends, settings, rng, tokenizer.vocab_size)
     begin = time.perf_counter()
     tokens = next(steps, {})
     stats.prompt_seconds += time.perf_counter() - begin
@@ -326,64 +327,6 @@ def _pieces(
     for number, decoder in enumerate(decoders):
         if piece := decoder.finish():
             yield number, piece
-
-
-class Chat:
-    """A conversation with a Llama 2, all its turns in one cache.
-
-    Its template (Touvron et al. 2023, arXiv 2307.09288, appendix A.3.3, and Meta's code):
-
-        <s>[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{message} [/INST] {answer} </s><s>[INST] ...
-
-    When the context is full, its older half is forgotten, and with it the system prompt.
-
-    Args:
-        model: its activations serve as the cache, and are overwritten.
-        system: how it shall answer.
-        max_tokens: of an answer.
-        rng: where the chances come from; by default a generator seeded with 0.
-        settings: see `Settings`.
-
-    Raises:
-        UserError: the tokenizer is not Llama's, or a setting out of its range.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        tokenizer: Tokenizer,
-        system: str | None = None,
-        max_tokens: int = 200,
-        rng: np.random.Generator | None = None,
-        **settings: Any,
-    ) -> None:
-        if not isinstance(tokenizer, LlamaTokenizer):
-            raise UserError("a chat needs a model with Llama's tokenizer, whose template it uses")
-        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
-        self.settings = Settings(**settings)
-        self.rng = np.random.default_rng(0) if rng is None else rng
-        self.stats = Stats()
-        self._system = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system else ""
-        self._cache: Cache | None = None
-
-    def answer(self, message: str) -> Iterator[str]:
-        """The answer to a message, piece by piece; a turn ends when all pieces were taken.
-
-        Raises:
-            UserError: the message is longer than the context.
-        """
-        tokenizer, cache = self.tokenizer, self._cache
-        turn = f"[INST] {self._system}{message.strip()} [/INST]"
-        tokens = [tokenizer.begin, *tokenizer.encode(turn)]
-        if cache is None:
-            cache = Cache(self.model, [tokens])
-        else:
-            ended = cache.tokens[0, -1] == tokenizer.end
-            cache.append(np.array([tokens if ended else [tokenizer.end, *tokens]]))
-        self._cache, self._system = cache, ""
-        self.stats.prompt_tokens += len(tokens)
-        pieces = _pieces(cache, tokenizer, self.max_tokens, self.rng, self.stats, self.settings)
-        return (piece for _, piece in pieces)
 
 
 def generate_tokens(

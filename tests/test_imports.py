@@ -18,7 +18,7 @@ LEVELS = [
     ["formats"],
     ["load"],
     ["sampler", "gradcheck"],
-    ["training"],
+    ["chat", "training"],
     ["train", "sample", "convert"],
     ["gpt2_train", "llama2_train"],
 ]

@@ -146,6 +146,14 @@ def test_which_tokenizer_beside_a_model_is_its_own(tmp_path, rows, beside, taken
         assert "tokenizer.bin has" in source.tokenizer_source
 
 
+def test_a_tokenizer_of_another_model_beside_it_is_not_taken(starter, tmp_path):
+    (tmp_path / "model.bin").write_bytes((starter / "stories260K.bin").read_bytes())
+    (tmp_path / "tokenizer.bin").write_bytes((starter / "llama2_tokenizer.bin").read_bytes())
+    assert open_model(str(tmp_path / "model.bin")).tokenizer is None
+    (tmp_path / "tokenizer.bin").write_bytes((starter / "tok512.bin").read_bytes())
+    assert open_model(tmp_path / "model.bin").tokenizer.vocab_size == 512
+
+
 def test_a_tokenizer_in_the_file_with_more_tokens_than_the_model(tmp_path, weights):
     config = replace(CONFIG, vocab_size=256)
     tensors = {name: Parts.of(name, tensor) for name, tensor in Llama2(config).params}
@@ -345,3 +353,18 @@ def test_a_model_of_a_program_is_saved_and_trained_on(program, corpus, tmp_path,
     assert program("sample", folder, "--max-tokens", 2)[0] == 0
     arguments = ["--init-from", folder, "--data", corpus, "--out", tmp_path / "run"]
     assert program("train", kind, *arguments, "--steps", 1, "--seq-len", 16)[0] == 0
+
+
+def test_weights_are_held_once(starter, tmp_path):
+    """Nothing as large as the weights is allocated while loading, but the weights themselves."""
+    config = Llama2Config(dim=64, num_layers=1, num_heads=2, vocab_size=40_000, seq_len=8)
+    params = Llama2(config).params
+    tensors = {name: Parts.of(name, tensor) for name, tensor in params}
+    llama2_c.write(tmp_path / "model.bin", Weights("", "llama2", vars(config), tensors))
+    source = open_model(tmp_path / "model.bin")
+    size = params.flat.nbytes
+    tracemalloc.start()
+    model = source.load(seq_len=8)
+    allocated = tracemalloc.get_traced_memory()[1] - model.acts.flat.nbytes
+    tracemalloc.stop()
+    assert size <= allocated < 1.1 * size

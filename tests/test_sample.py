@@ -5,17 +5,14 @@ import os
 import re
 import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from errors import RunError, UserError
-from formats import llama2_c
 from formats.checkpoint import read_meta, save_checkpoint
 from formats.tokenizer_files import load_tokenizer
-from formats.weights import Parts, Weights
 from load import open_model
 from models.gpt2 import GPT2, GPT2Config
 from models.llama2 import Llama2, Llama2Config
@@ -433,64 +430,3 @@ def test_a_truncated_model(program, starter, tmp_path):
     status, out, err = program("sample", tmp_path / "model.bin")
     assert (status, out) == (2, "")
     assert "model.bin" in err
-
-
-def test_chat_keeps_all_turns_in_one_cache(program, starter, monkeypatch, capsys):
-    """The second answer is that to the whole conversation, entered anew in Llama 2's template."""
-    source = open_model(starter / "stories260K.bin")
-    tokenizer = source.tokenizer
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hi there\nAnd then?\n")))
-    arguments = ["--chat", "--system", "Be kind.", "--temperature", 0, "--max-tokens", 20]
-    status, out, _ = program("sample", starter / "stories260K.bin", *arguments)
-    assert status == 0
-
-    model = source.load()
-    begin, end = 1, 2
-    first = [begin, *tokenizer.encode("[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi there [/INST]")]
-    answer = words(Cache(model, [first]), 20, tokenizer.ends, temperature=0)[0]
-    second = [*first, *answer, end, begin, *tokenizer.encode("[INST] And then? [/INST]")]
-    reply = words(Cache(model, [second]), 20, tokenizer.ends, temperature=0)[0]
-    decoded = ["".join(tokenizer.stream(tokens, first[-1])) for tokens in (answer, reply)]
-    assert out == "".join(text + "\n" for text in decoded)
-
-
-def test_a_message_longer_than_the_context(program, starter, monkeypatch):
-    lines = b"Hi\n" + b"word " * 600 + b"\nStill there?\n"
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
-    arguments = [starter / "stories260K.bin", "--chat", "--max-tokens", 3]
-    status, out, err = program("sample", *arguments)
-    assert status == 2
-    assert "512; shorten it" in err
-    assert out.count("\n") == 1  # the first one was answered
-
-    stdin = io.TextIOWrapper(io.BytesIO(lines))
-    stdin.isatty = lambda: True  # a person can try again
-    monkeypatch.setattr("sys.stdin", stdin)
-    status, out, err = program("sample", *arguments)
-    assert status == 0
-    assert "512; shorten it" in err
-    assert "6 tokens in" in err
-    assert out.count("> ") == 4
-
-
-def test_a_tokenizer_of_another_model_beside_it_is_not_taken(starter, tmp_path):
-    (tmp_path / "model.bin").write_bytes((starter / "stories260K.bin").read_bytes())
-    (tmp_path / "tokenizer.bin").write_bytes((starter / "llama2_tokenizer.bin").read_bytes())
-    assert open_model(str(tmp_path / "model.bin")).tokenizer is None
-    (tmp_path / "tokenizer.bin").write_bytes((starter / "tok512.bin").read_bytes())
-    assert open_model(tmp_path / "model.bin").tokenizer.vocab_size == 512
-
-
-def test_weights_are_held_once(starter, tmp_path):
-    """Nothing as large as the weights is allocated while loading, but the weights themselves."""
-    config = Llama2Config(dim=64, num_layers=1, num_heads=2, vocab_size=40_000, seq_len=8)
-    params = Llama2(config).params
-    tensors = {name: Parts.of(name, tensor) for name, tensor in params}
-    llama2_c.write(tmp_path / "model.bin", Weights("", "llama2", vars(config), tensors))
-    source = open_model(tmp_path / "model.bin")
-    size = params.flat.nbytes
-    tracemalloc.start()
-    model = source.load(seq_len=8)
-    allocated = tracemalloc.get_traced_memory()[1] - model.acts.flat.nbytes
-    tracemalloc.stop()
-    assert size <= allocated < 1.1 * size

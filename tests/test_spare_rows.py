@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from chat import Chat, find_template
 from convert import write_checkpoint
 from errors import UserError
 from formats import llama2_c, llm_c
@@ -15,7 +16,7 @@ from formats.weights import Parts, Weights
 from load import open_model
 from models.gpt2 import GPT2, GPT2Config
 from models.llama2 import Llama2, Llama2Config
-from sampler import Chat, generate_many
+from sampler import generate_many
 from tokenizer import BYTE_PIECES, SPECIAL_PIECES, LlamaTokenizer
 
 TEXTS = [" ", "a", "b", " a", "ab", "é"]
@@ -106,7 +107,7 @@ def test_many_texts_and_every_setting(kind):
 def test_a_chat(program, tmp_path, monkeypatch):
     write_checkpoint(tmp_path / "model.npz", weights_of("llama2"), "float32")
     source = open_model(tmp_path / "model.npz")
-    "".join(Chat(source.load(), LLAMA, max_tokens=20).answer("a"))
+    "".join(Chat(source.load(), LLAMA, find_template(LLAMA, None), max_tokens=20).answer("a"))
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ab\n")))
     status, _, err = program("sample", tmp_path / "model.npz", "--chat", "--max-tokens", 20)
     assert (status, told(err, LLAMA.vocab_size)) == (0, 1)
