@@ -8,8 +8,10 @@ again gives the same numbers. `tests/formats/test_torch_pickle.py` reads torch_s
 `tests/faults/test_mutants.py` the models nanogpt.pt and meta.pth.
 """
 
+import json
 from argparse import Namespace
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,21 @@ from models.llama2 import Llama2Config
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 
+LLAMA = (16, 13, 2, 2, 1, 41, 9)  # up to seq_len
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 0.1,  # of the four frequencies, one is below and two are between
+    "high_freq_factor": 0.6,
+    "original_max_position_embeddings": 6,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.1, 1.3, 1.4],
+    "long_factor": [1.2, 1.9, 3.1, 4.7],
+    "original_max_position_embeddings": 6,
+}
+
 # name: the config, B, T
 CASES = {
     "odd_heads": (GPT2Config(9, vocab_size=131, num_layers=2, num_heads=3, channels=15), 2, 7),
@@ -50,6 +67,12 @@ CASES = {
         1,
         130,
     ),
+    "llama3": (Llama2Config(*LLAMA, rope_theta=50.0, rope_scaling=LLAMA3), 2, 9),
+    "mistral": (Llama2Config(*LLAMA, tied=False, window=4), 2, 9),
+    "qwen2": (Llama2Config(*LLAMA, qkv_bias=True), 2, 9),
+    "qwen3": (Llama2Config(*LLAMA, head_size=6, qk_norm=True), 2, 9),
+    "phi3": (Llama2Config(*LLAMA, tied=False, window=7, rope_scaling=LONGROPE), 2, 9),
+    "phi3_short": (Llama2Config(*LLAMA, rope_scaling=LONGROPE), 2, 6),
 }
 # In a storage of their own kind each, but for the unsigned ones of several bytes.
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8"]
@@ -71,7 +94,7 @@ def golden(config: GPT2Config | Llama2Config, B: int, T: int) -> dict[str, np.nd
     loss.backward()
     grads = grads_of(model)
     return {
-        **{f"config_{name}": value for name, value in vars(config).items()},
+        "config": json.dumps(asdict(config)),
         "tokens": tokens.astype(np.int32),
         "targets": targets.astype(np.int32),
         **{f"param_{name}": weight for name, weight in weights.items()},

@@ -1,11 +1,12 @@
-"""GPT-2 and Llama 2 in PyTorch, for whoever compares with them: oracle tests and golden files.
+"""Our models in PyTorch, for whoever compares with them: oracle tests and golden files.
 
 transformers' models, and a training loop that drives them as it does any other PyTorch model. Both
 names of a parameter are matched here and nowhere else.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from adam import decays
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 
@@ -36,6 +38,8 @@ WEIGHTS = {
     "self_attn.q_proj": "wq",
     "self_attn.k_proj": "wk",
     "self_attn.v_proj": "wv",
+    "self_attn.q_norm": "qnormw",
+    "self_attn.k_norm": "knormw",
     "self_attn.o_proj": "wo",
     "post_attention_layernorm": "rms2w",
     "mlp.gate_proj": "w1",
@@ -44,11 +48,14 @@ WEIGHTS = {
     "norm": "rmsfw",
     "lm_head": "wcls",
 }
+BIASES = {"self_attn.q_proj": "bq", "self_attn.k_proj": "bk", "self_attn.v_proj": "bv"}
+# Of these, the rows are those of several of ours.
+FUSED = {"self_attn.qkv_proj": ("wq", "wk", "wv"), "mlp.gate_up_proj": ("w1", "w3")}
 # The weights of these are ours transposed.
 TRANSPOSED = {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
-# What these give is rotated in pairs. Our pairs are neighbours, as in llama2.c; transformers' are
-# half a head apart.
-ROTATED = {"self_attn.q_proj", "self_attn.k_proj"}
+# What these of ours give is rotated in pairs. Our pairs are neighbours, as in llama2.c;
+# transformers' are half a head apart.
+ROTATED = {"wq", "wk", "bq", "bk", "qnormw", "knormw"}
 
 
 def huggingface(config: GPT2Config | Llama2Config, attention: str = "eager") -> nn.Module:
@@ -83,18 +90,24 @@ def huggingface_gpt2(config: GPT2Config, **options: Any) -> nn.Module:
 
 
 def huggingface_llama2(config: Llama2Config, **options: Any) -> nn.Module:
-    """transformers casts to float32 in its norms, its rotations and eager attention's softmax.
+    """transformers' model of the first family that has all that the config asks for.
 
-    Here, what it calls float32 is the model's own type: else nothing could be compared in float64.
+    transformers casts to float32 in its norms, its rotations and eager attention's softmax. Here,
+    what it calls float32 is the model's own type: else nothing could be compared in float64.
     """
     import transformers
 
-    def float32_as(dtype: torch.dtype) -> Any:
-        return mock.patch.multiple(torch, float32=dtype, float=dtype)
-
-    with float32_as(torch.float64):  # the frequencies of the rotations
-        model = transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
+    name = family_of(config)
+    if name == "Phi3":
+        options["pad_token_id"] = None  # by default a token that a small vocabulary has not
+    if name in ("Llama", "Mistral", "Qwen3"):  # the others derive it, whatever they are told
+        options["head_dim"] = config.head_size
+    if name in ("Qwen2", "Qwen3"):  # have it by layers, from one of them on
+        options |= {"use_sliding_window": config.window is not None, "max_window_layers": 0}
+    scaling = config.rope_scaling or {"rope_type": "default"}
+    with in_float32s_place(torch.float64):  # the frequencies of the rotations
+        model = getattr(transformers, f"{name}ForCausalLM")(
+            getattr(transformers, f"{name}Config")(
                 vocab_size=config.vocab_size,
                 hidden_size=config.dim,
                 intermediate_size=config.hidden_dim,
@@ -102,8 +115,10 @@ def huggingface_llama2(config: Llama2Config, **options: Any) -> nn.Module:
                 num_attention_heads=config.num_heads,
                 num_key_value_heads=config.num_kv_heads,
                 max_position_embeddings=config.seq_len,
+                original_max_position_embeddings=scaling.get("original_max_position_embeddings"),
                 rms_norm_eps=config.norm_eps,
-                rope_theta=config.rope_theta,
+                rope_parameters={"rope_theta": config.rope_theta, **scaling},
+                sliding_window=config.window,
                 tie_word_embeddings=config.tied,
                 **options,
             )
@@ -111,11 +126,31 @@ def huggingface_llama2(config: Llama2Config, **options: Any) -> nn.Module:
     forward = model.forward
 
     def forward_in_its_own_type(*args: Any, **kwargs: Any) -> Any:
-        with float32_as(model.dtype):
+        with in_float32s_place(model.dtype):
             return forward(*args, **kwargs)
 
     model.forward = forward_in_its_own_type
     return model
+
+
+def family_of(config: Llama2Config) -> str:
+    """What transformers calls it."""
+    if config.qk_norm or config.qkv_bias:
+        assert not (config.qk_norm and config.qkv_bias)  # no family has both
+        return "Qwen3" if config.qk_norm else "Qwen2"
+    if config.rope_scaling and config.rope_scaling["rope_type"] == "longrope":
+        return "Phi3"
+    return "Mistral" if config.window else "Llama"
+
+
+@contextmanager
+def in_float32s_place(dtype: torch.dtype) -> Iterator[None]:
+    """Let all that asks for float32 have another type."""
+    with (
+        mock.patch.multiple(torch, float32=dtype, float=dtype),
+        mock.patch.object(torch.Tensor, "float", lambda x: x.to(dtype)),
+    ):
+        yield
 
 
 def random_weights(config: GPT2Config | Llama2Config, seed: int = 0) -> dict[str, np.ndarray]:
@@ -125,7 +160,7 @@ def random_weights(config: GPT2Config | Llama2Config, seed: int = 0) -> dict[str
     shapes["wte"] = (config.vocab_size, *shapes["wte"][1:])
     weights = {name: 0.2 * rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     for name in weights:
-        if name.startswith(("ln", "rms")) and name.endswith("w"):
+        if name.endswith("w") and not decays(name):  # of a norm
             weights[name] += 1
     return weights
 
@@ -134,10 +169,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     """Copy weights by our names, wte without padding, into a PyTorch model."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            ours, layer, module = _place(name)
-            array = weights[ours] if layer is None else weights[ours][layer]
-            array = _reordered(array, model, module, to_ours=False)
-            parameter.copy_(torch.from_numpy(array))
+            layer, module, ours = _place(name)
+            arrays = [weights[each] if layer is None else weights[each][layer] for each in ours]
+            arrays = [
+                _reordered(array, model, module, each, to_ours=False)
+                for array, each in zip(arrays, ours, strict=True)
+            ]
+            parameter.copy_(torch.from_numpy(np.concatenate(arrays)))
 
 
 def weights_of(model: nn.Module) -> dict[str, np.ndarray]:
@@ -207,8 +245,8 @@ def train_losses(
     return losses
 
 
-def _place(name: str) -> tuple[str, int | None, str]:
-    """Our name of PyTorch's parameter, its layer, and its module.
+def _place(name: str) -> tuple[int | None, str, tuple[str, ...]]:
+    """The layer of PyTorch's parameter, its module, and what it is of ours, in the order of rows.
 
     For example transformer.h.3.attn.c_attn.weight, which is h.3.qkv.weight where modules have our
     names, or model.layers.3.self_attn.q_proj.weight.
@@ -216,29 +254,47 @@ def _place(name: str) -> tuple[str, int | None, str]:
     layer, module, kind = re.fullmatch(
         r"(?:transformer\.|model\.)?(?:(?:h|layers)\.(\d+)\.)?(.+)\.(weight|bias)", name
     ).groups()
-    ours = WEIGHTS.get(module) or WITH_BIAS.get(module, module) + kind[0]
-    return ours, None if layer is None else int(layer), module
+    names = WEIGHTS if kind == "weight" else BIASES
+    ours = names.get(module) or WITH_BIAS.get(module, module) + kind[0]
+    return None if layer is None else int(layer), module, FUSED.get(module, (ours,))
 
 
-def _reordered(array: np.ndarray, model: nn.Module, module: str, to_ours: bool) -> np.ndarray:
+def _reordered(
+    array: np.ndarray, model: nn.Module, module: str, ours: str, to_ours: bool
+) -> np.ndarray:
     """A parameter of theirs in the order of ours, or one of ours in the order of theirs."""
     if module in TRANSPOSED:
         return array.T
-    if module in ROTATED:
-        half = model.config.head_dim // 2
+    if ours in ROTATED:
+        half = _head_size(model) // 2
         rows = (2, half) if to_ours else (half, 2)
-        return array.reshape(-1, *rows, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        return array.reshape(-1, *rows, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
     return array
+
+
+def _head_size(model: nn.Module) -> int:
+    config = model.config
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _parted(array: np.ndarray, model: nn.Module, ours: Sequence[str]) -> list[np.ndarray]:
+    """The rows of a parameter of theirs that are those of several of ours."""
+    if len(ours) < 3:
+        return np.split(array, len(ours))
+    heads = model.config.num_attention_heads, model.config.num_key_value_heads
+    return np.split(array, np.cumsum(heads) * _head_size(model))
 
 
 def _by_our_names(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Copies by our names; the layers, which come in order, in one array."""
     arrays: dict[str, Any] = {}
     for name, tensor in tensors.items():
-        ours, layer, module = _place(name)
-        array = _reordered(tensor.detach().numpy(), model, module, to_ours=True)
-        if layer is None:
-            arrays[ours] = array
-        else:
-            arrays.setdefault(ours, []).append(array)
+        layer, module, ours = _place(name)
+        parts = _parted(tensor.detach().numpy(), model, ours)
+        for each, part in zip(ours, parts, strict=True):
+            array = _reordered(part, model, module, each, to_ours=True)
+            if layer is None:
+                arrays[each] = array
+            else:
+                arrays.setdefault(each, []).append(array)
     return {name: np.array(array) for name, array in arrays.items()}

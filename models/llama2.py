@@ -270,6 +270,7 @@ class Llama2(Model):
         B, T = self._start_forward(tokens, targets, start, every_position)
         p, a = self.params, self._views(B, T, start)
         eps, rotations = self.config.norm_eps, self._rotations[start : start + T]
+        window = self.config.window
         bq, bk, bv = self._biases(p)
 
         embedding_forward(a.residual[0], tokens.ravel(), p.wte)
@@ -284,7 +285,7 @@ class Llama2(Model):
             q, out = a.q_heads[i], a.att_heads[i]
             rope_forward(q, a.q_unrotated[i], rotations)
             rope_forward(a.k_heads[i], a.k_unrotated[i], rotations)
-            attention_forward(out, a.lse[i], q, a.keys[i], a.values[i], start, padding)
+            attention_forward(out, a.lse[i], q, a.keys[i], a.values[i], start, padding, window)
             linear_forward(a.residual_mid[i], a.att[i], p.wo[i])
             a.residual_mid[i] += a.residual[i]
             rmsnorm_forward(a.rms2[i], a.rms2_rstd[i], a.residual_mid[i], p.rms2w[i], eps)
@@ -322,7 +323,7 @@ class Llama2(Model):
         B, T = tokens.shape
         p, g, a = self.params, self.grads, self._views(B, T, start=0)
         H, K, D = self.config.num_heads, self.config.num_kv_heads, self.config.head_size
-        rotations = self._rotations[:T]
+        rotations, window = self._rotations[:T], self.config.window
         dresidual = a.dresidual  # the residual stream's gradient, the one running sum
         dx, dsummand = a.dbranch, a.dsummand
         dgate, dup = a.dgate, a.dup
@@ -347,7 +348,7 @@ class Llama2(Model):
             dresidual += dx
             linear_backward(a.datt, g.wo[i], None, dresidual, a.att[i], p.wo[i], accumulate)
             q, out, dout = a.q_heads[i], a.att_heads[i], split_heads(a.datt, B, H)
-            attention_backward(dq, dk, dv, dout, q, a.keys[i], a.values[i], out, a.lse[i])
+            attention_backward(dq, dk, dv, dout, q, a.keys[i], a.values[i], out, a.lse[i], window)
             rope_backward(dk, dk, rotations)
             rope_backward(dq, dq, rotations)
             if self.config.qk_norm:
@@ -377,7 +378,8 @@ class Llama2(Model):
                 bq, bk, _ = self._biases(p)
                 linear_forward(a.q_proj[i], a.rms1[i], p.wq[i], bq[i])
                 linear_forward(a.k_proj[i], a.rms1[i], p.wk[i], bk[i])
-            attention_forward(a.att_heads[i], a.lse[i], a.q_heads[i], a.keys[i], a.values[i])
+            out, q, k, v = a.att_heads[i], a.q_heads[i], a.keys[i], a.values[i]
+            attention_forward(out, a.lse[i], q, k, v, window=self.config.window)
             linear_forward(a.residual_mid[i], a.att[i], p.wo[i])
             a.residual_mid[i] += a.residual[i]
         rmsnorm_forward(a.rms2[i], a.rms2_rstd[i], a.residual_mid[i], p.rms2w[i], eps)

@@ -88,12 +88,12 @@ def check_scaling(
     """
     if scaling is None:
         return None
-    rope_type = scaling.get("rope_type") if isinstance(scaling, Mapping) else scaling
-    if not isinstance(rope_type, str) or rope_type not in NUMBERS:
+    if not isinstance(scaling, Mapping) or scaling.get("rope_type") not in list(NUMBERS):
         raise UserError(
-            f"rope_scaling must have a rope_type of {', '.join(NUMBERS)}, not {rope_type!r:.60}"
+            f"rope_scaling must have a rope_type of {', '.join(NUMBERS)}, and is {scaling!r:.60}"
         )
-    scaling, lists = dict(scaling), LISTS.get(rope_type, ())
+    scaling, rope_type = dict(scaling), scaling["rope_type"]
+    lists = LISTS.get(rope_type, ())
     for name in scaling.keys() - {"rope_type", *NUMBERS[rope_type], *lists}:
         raise UserError(f"rope_scaling of the type {rope_type} knows no {name!r:.60}")
     for name in lists:

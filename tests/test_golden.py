@@ -3,6 +3,7 @@
 The files are written by dev/make_golden.py; tests/oracle compares with the real thing.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,12 @@ FILES = {
     "long": GPT2Config,
     "llama2_groups": Llama2Config,
     "llama2_long": Llama2Config,
+    "llama3": Llama2Config,
+    "mistral": Llama2Config,
+    "qwen2": Llama2Config,
+    "qwen3": Llama2Config,
+    "phi3": Llama2Config,
+    "phi3_short": Llama2Config,
 }
 # In float64 only the reference's own rounding to float32 is left.
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-6}
@@ -69,8 +76,7 @@ def train_losses(model, tokens, targets, lrs, max_norm, **options):
 def golden(request):
     with np.load(Path(__file__).parent / "golden" / f"{request.param}.npz") as file:
         golden = dict(file)
-    numbers = {name: value.item() for name, value in section(golden, "config_").items()}
-    return golden | {"config": FILES[request.param](**numbers)}
+    return golden | {"config": FILES[request.param](**json.loads(golden["config"].item()))}
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

@@ -131,8 +131,9 @@ def test_step_flops_are_those_of_the_matrix_products(monkeypatch, config, model)
     monkeypatch.setattr(attention, "QUERIES", 1)
     model.forward(*batch(config))
     model.backward()
-    channels = model.acts.residual.shape[-1]
-    diagonal = 7 * config.num_layers * B * T * channels  # half of T (T + 1) is this more
+    width = model.acts.att.shape[-1]
+    seen = getattr(config, "window", None) or T
+    diagonal = 7 * config.num_layers * B * seen * width  # half of T (T + 1) is this more
     assert sum(flops) == config.step_flops(B, T) + diagonal
 
 

@@ -13,6 +13,16 @@ CONFIGS = {
     "gpt2": GPT2Config(seq_len=24, vocab_size=131, num_layers=2, num_heads=5, channels=30),
     "llama2": Llama2Config(40, 41, 2, **LLAMA2, tied=False),
     "llama2_tied": Llama2Config(40, 41, 2, **LLAMA2),
+    # All that its descendants have.
+    "llama2_descendants": Llama2Config(
+        *(40, 41, 2),
+        **LLAMA2,
+        head_size=6,
+        qkv_bias=True,
+        qk_norm=True,
+        window=5,
+        rope_scaling={"rope_type": "linear", "factor": 2.0},
+    ),
 }
 B, T = 3, 16
 
