@@ -3,8 +3,8 @@
 import io
 from datetime import date
 
-import numpy as np
 import pytest
+from scripted import Scripted
 
 from chat import Chat, find_template
 from convert import write_checkpoint
@@ -34,22 +34,6 @@ ZEPHYR = (
 LLAMA_2 = "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}'<<SYS>>\\n'"
 
 
-class Scripted:
-    """A model that says what it is told, and writes down what it is given."""
-
-    def __init__(self, *answers, seq_len=999):
-        self.seq_len = self.rows = seq_len
-        self.passes, self.given = 0, []
-        self.script = [token for answer in answers for token in answer]
-
-    def forward(self, tokens, start, padding, last_only):
-        self.passes += 1
-        self.given[start:] = tokens[0].tolist()
-        logits = np.zeros((1, 1, BYTES.vocab_size), np.float32)
-        logits[0, 0, self.script.pop(0)] = 1
-        return logits
-
-
 def said(text, end=END_OF_TEXT):
     return [*BYTES.encode(text), BYTES.special[end]]
 
@@ -62,7 +46,7 @@ def spelled(tokens):
 
 def converse(template, messages, answers, **settings):
     """What a model is given until it has answered all messages."""
-    model = Scripted(*answers)
+    model = Scripted(BYTES.vocab_size, answers)
     chat = Chat(model, BYTES, template, temperature=0, **settings)
     for message in messages:
         "".join(chat.answer(message))
@@ -144,12 +128,13 @@ def test_nobody_can_write_control_tokens():
 
 def test_marks_that_the_tokenizer_does_not_have_are_text():
     """TinyLlama's <|user|>; the end of the turn before and the next turn's mark are one text."""
-    chat = Chat(Scripted(said(""), said("")), PLAIN, find_template(PLAIN, ZEPHYR), temperature=0)
+    model = Scripted(PLAIN.vocab_size, [[PLAIN.begin]] * 2)
+    chat = Chat(model, PLAIN, find_template(PLAIN, ZEPHYR), temperature=0)
     for message in ("Hi", "Oh?"):
         "".join(chat.answer(message))
     expected = "<|user|>\nHi<|endoftext|>\n<|assistant|>\n<|endoftext|>\n<|user|>\nOh?"
-    assert PLAIN.decode(chat.model.given) == f"{expected}<|endoftext|>\n<|assistant|>\n"
-    assert chat.model.given.count(PLAIN.begin) == 3
+    assert PLAIN.decode(model.given) == f"{expected}<|endoftext|>\n<|assistant|>\n"
+    assert model.given.count(PLAIN.begin) == 3
 
 
 @pytest.mark.parametrize(
@@ -226,12 +211,12 @@ def test_models_without_what_a_chat_needs(tokenizer, program, system, sentence):
 @pytest.mark.parametrize("message", ["", " \n"])
 def test_an_empty_message(message):
     with pytest.raises(UserError, match="the message is empty"):
-        Chat(Scripted(), BYTES, find_template(BYTES, CHATML)).answer(message)
+        Chat(Scripted(0, []), BYTES, find_template(BYTES, CHATML)).answer(message)
 
 
 def test_a_conversation_goes_on_after_a_message_that_is_too_long():
     template, answers = find_template(BYTES, CHATML), [said("Yo."), said("Yes.")]
-    model = Scripted(*answers, seq_len=70)
+    model = Scripted(BYTES.vocab_size, answers, seq_len=70)
     chat = Chat(model, BYTES, template, temperature=0)
     "".join(chat.answer("Hi"))
     with pytest.raises(UserError, match="85 tokens, but this model sees 70"):
@@ -241,7 +226,7 @@ def test_a_conversation_goes_on_after_a_message_that_is_too_long():
 
 
 def test_the_older_half_is_forgotten():
-    model = Scripted(*[said("Yo.")] * 9, seq_len=64)
+    model = Scripted(BYTES.vocab_size, [said("Yo.")] * 9, seq_len=64)
     chat = Chat(model, BYTES, find_template(BYTES, CHATML, "Be kind."), temperature=0)
     for number in range(9):
         assert "".join(chat.answer(f"Number {number}?")) == "Yo."
