@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import own_imports
-from models import gpt2, llama2, llama3, mistral, phi3, qwen2, qwen3
+from models import gemma3, gpt2, llama2, llama3, mistral, phi3, qwen2, qwen3
 from models.llama2 import Llama2, Llama2Config
 from models.model import Model
 
@@ -36,4 +36,5 @@ FAMILIES = {
     "qwen2": Family("Qwen2", Llama2, Llama2Config, qwen2.PRESETS, qwen2.SMALL),
     "qwen3": Family("Qwen3", Llama2, Llama2Config, qwen3.PRESETS, qwen3.SMALL),
     "phi3": Family("Phi-3", Llama2, Llama2Config, phi3.PRESETS, phi3.SMALL),
+    "gemma3": Family("Gemma 3", gemma3.Gemma3, gemma3.Gemma3Config, gemma3.PRESETS, gemma3.SMALL),
 }

@@ -30,7 +30,14 @@ from layers.linear import linear_backward, linear_forward
 from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from layers.rope import rope_backward, rope_forward
 from layers.swiglu import swiglu_backward, swiglu_forward
-from models.model import FORWARD_ONLY, Model, check_counts, split_heads
+from models.model import (
+    FORWARD_ONLY,
+    Model,
+    check_counts,
+    check_heads,
+    check_positive,
+    split_heads,
+)
 from models.rotations import check_scaling, make_rotations
 
 
@@ -79,10 +86,7 @@ class Llama2Config:
     rope_scaling: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("norm_eps", "rope_theta"):
-            value = getattr(self, name)
-            if not (isinstance(value, float | int) and 0 < value < math.inf):
-                raise UserError(f"{name} must be a number above 0, not {value!r}")
+        check_positive(norm_eps=self.norm_eps, rope_theta=self.rope_theta)
         check_counts(dim=self.dim, num_heads=self.num_heads)
         # A frozen dataclass is written to in this way only.
         if self.num_kv_heads is None:
@@ -98,20 +102,11 @@ class Llama2Config:
             object.__setattr__(self, "head_size", self.dim // self.num_heads)
         others = ("hidden_dim", "num_layers", "num_kv_heads", "vocab_size", "seq_len", "head_size")
         check_counts(**{name: getattr(self, name) for name in others})
-        if self.head_size % 2:
-            raise UserError(
-                f"a head_size of {self.head_size} is odd, and heads are rotated in pairs; choose "
-                "an even one"
-            )
+        check_heads(self.num_heads, self.num_kv_heads, self.head_size)
         if self.window is not None:
             check_counts(window=self.window)
         scaling = check_scaling(self.rope_scaling, self.head_size, self.seq_len)
         object.__setattr__(self, "rope_scaling", scaling)
-        if self.num_heads % self.num_kv_heads:
-            raise UserError(
-                f"{self.num_kv_heads} key/value heads cannot serve {self.num_heads} query heads "
-                "in equal groups; choose a divisor"
-            )
 
     def param_shapes(self) -> Shapes:
         """The parameters, in the order of llama2.c's files."""

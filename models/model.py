@@ -6,6 +6,7 @@ name beside this one. Shapes are written with
     B sequences   T positions   N = B T rows   V vocabulary
 """
 
+import math
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -208,6 +209,34 @@ def split_heads(x: np.ndarray, B: int, num_heads: int) -> np.ndarray:
     """
     layers = x.shape[:1] if x.ndim > 2 else ()
     return x.reshape(*layers, B, -1, num_heads, x.shape[-1] // num_heads)
+
+
+def check_positive(**numbers: float) -> None:
+    """Refuse constants of a config that cannot be.
+
+    Raises:
+        UserError: one is not a number above 0.
+    """
+    for name, value in numbers.items():
+        if not (isinstance(value, float | int) and 0 < value < math.inf):
+            raise UserError(f"{name} must be a number above 0, not {value!r}")
+
+
+def check_heads(num_heads: int, num_kv_heads: int, head_size: int) -> None:
+    """Refuse heads that cannot be rotated in pairs, or not be shared.
+
+    Raises:
+        UserError: the size is odd, or the query heads are no multiple of the others.
+    """
+    if head_size % 2:
+        raise UserError(
+            f"a head_size of {head_size} is odd, and heads are rotated in pairs; choose an even one"
+        )
+    if num_heads % num_kv_heads:
+        raise UserError(
+            f"{num_kv_heads} key/value heads cannot serve {num_heads} query heads in equal groups; "
+            "choose a divisor"
+        )
 
 
 def check_counts(**numbers: int) -> None:

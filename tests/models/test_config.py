@@ -6,7 +6,8 @@ from tiny import CONFIGS, batch, new_model
 
 from buffers import num_elements
 from errors import UserError
-from models import gpt2, llama2
+from models import gemma3, gpt2, llama2
+from models.gemma3 import Gemma3Config
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 
@@ -18,10 +19,26 @@ from models.llama2 import Llama2Config
         *((GPT2Config, name) for name in vars(GPT2Config())),
         *((Llama2Config, name) for name in ("dim", "num_layers", "num_heads", "num_kv_heads")),
         *((Llama2Config, name) for name in ("hidden_dim", "vocab_size", "seq_len")),
+        *((Gemma3Config, name) for name in ("dim", "hidden_dim", "num_layers", "num_heads")),
+        *((Gemma3Config, name) for name in ("num_kv_heads", "head_size", "vocab_size", "seq_len")),
+        *((Gemma3Config, name) for name in ("window", "window_pattern", "query_scalar")),
     ],
 )
 def test_a_config_of_nonsense_is_refused(Config, name, value):
     with pytest.raises(UserError, match=f"{name} must be a whole number .* not {value!r}"):
+        Config(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1e-5, float("nan"), float("inf"), "x"])
+@pytest.mark.parametrize(
+    ("Config", "name"),
+    [
+        *((Llama2Config, name) for name in ("norm_eps", "rope_theta")),
+        *((Gemma3Config, name) for name in ("norm_eps", "rope_theta", "rope_local_theta")),
+    ],
+)
+def test_constants_are_above_zero(Config, name, value):
+    with pytest.raises(UserError, match=f"{name} must be a number above 0, not {value!r}"):
         Config(**{name: value})
 
 
@@ -66,6 +83,26 @@ def test_a_config_of_nonsense_is_refused(Config, name, value):
                 "wcls": (131, 40),
             },
         ),
+        (
+            "gemma3",
+            {
+                "wte": (131, 40),
+                "rms1w": (3, 40),
+                "wq": (3, 60, 40),
+                "wk": (3, 30, 40),
+                "wv": (3, 30, 40),
+                "qnormw": (3, 6),
+                "knormw": (3, 6),
+                "wo": (3, 40, 60),
+                "postrms1w": (3, 40),
+                "rms2w": (3, 40),
+                "w1": (3, 41, 40),
+                "w2": (3, 40, 41),
+                "w3": (3, 41, 40),
+                "postrms2w": (3, 40),
+                "rmsfw": (40,),
+            },
+        ),
     ],
 )
 def test_parameters_lie_in_the_order_of_the_files(name, shapes):
@@ -86,6 +123,8 @@ def test_parameters_lie_in_the_order_of_the_files(name, shapes):
         (llama2.PRESETS, "stories42M", 41_689_600),
         (llama2.PRESETS, "stories110M", 109_529_856),
         (llama2.PRESETS, "llama2-7b", 6_738_415_616),
+        (gemma3.PRESETS, "gemma3-270m", 268_098_176),
+        (gemma3.PRESETS, "gemma3-1b", 999_885_952),
     ],
 )
 def test_presets_have_the_published_sizes(presets, name, size):
@@ -116,8 +155,13 @@ def test_the_seed_decides_every_bit(config):
             {"wte", "wq", "wk", "wv", "w1", "w3", "wcls"},
             {"wo", "w2"},
         ),
+        (
+            Gemma3Config(64, 96, 8, 4, 2, 16, vocab_size=1000, seq_len=200),
+            {"wte", "wq", "wk", "wv", "wo", "w1", "w2", "w3"},
+            set(),  # what is added to the stream has a norm
+        ),
     ],
-    ids=["gpt2", "llama2"],
+    ids=["gpt2", "llama2", "gemma3"],
 )
 def test_initial_weights_are_gpt2_s(config, others, projections, dtype):
     params = new_model(config, seq_len=1, dtype=dtype).params
@@ -130,7 +174,7 @@ def test_initial_weights_are_gpt2_s(config, others, projections, dtype):
             assert abs(values.mean()) < slack
             assert abs(values.std() - deviation) < slack
         else:
-            is_norm = name.startswith(("ln", "rms")) and name.endswith("w")
+            is_norm = name.endswith("w") and any(norm in name for norm in ("ln", "rms", "norm"))
             assert (tensor == is_norm).all()
     assert not params.wte[1000:].any()
 

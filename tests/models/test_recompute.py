@@ -16,6 +16,7 @@ from adam import AdamW
 from buffers import num_elements
 from errors import UserError
 from layers import attention, classifier, tiles
+from models.gemma3 import Gemma3Config
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 from models.model import FORWARD_ONLY
@@ -41,10 +42,25 @@ def test_what_is_made_again_has_the_same_bits(config, recompute, shape):
     [
         # GPT-2: the stream, and of (ln1 qkv att stream ln2 fch gelu) what is kept.
         # Llama 2, with F = 3 C: the stream, and of (rms1 q k v att stream rms2 gate up swiglu).
-        ("none", {"gpt2": 1 + 1 + 3 + 1 + 1 + 1 + 4 + 4, "llama2": 1 + 1 + 3 + 1 + 1 + 1 + 3 * 3}),
-        ("norms", {"gpt2": 1 + 3 + 1 + 1 + 4, "llama2": 1 + 3 + 1 + 1 + 3 * 2}),
-        ("blocks", {"gpt2": 1 + 3, "llama2": 1 + 3}),
-        (FORWARD_ONLY, {"gpt2": 3, "llama2": 2}),  # qkv, and k v
+        # Gemma 3 likewise, and q and k before their norms, attention and MLP before theirs.
+        (
+            "none",
+            {
+                "gpt2": 1 + 1 + 3 + 1 + 1 + 1 + 4 + 4,
+                "llama2": 1 + 1 + 3 + 1 + 1 + 1 + 3 * 3,
+                "gemma3": 1 + 1 + 3 + 1 + 1 + 1 + 3 * 3 + 4,
+            },
+        ),
+        (
+            "norms",
+            {
+                "gpt2": 1 + 3 + 1 + 1 + 4,
+                "llama2": 1 + 3 + 1 + 1 + 3 * 2,
+                "gemma3": 1 + 3 + 1 + 1 + 3 * 2 + 4,
+            },
+        ),
+        ("blocks", {"gpt2": 1 + 3, "llama2": 1 + 3, "gemma3": 1 + 3}),
+        (FORWARD_ONLY, {"gpt2": 3, "llama2": 2, "gemma3": 2}),  # qkv, and k v
     ],
 )
 def test_what_is_made_again_takes_no_memory(recompute, widths):
@@ -53,13 +69,14 @@ def test_what_is_made_again_takes_no_memory(recompute, widths):
     configs = {
         "gpt2": GPT2Config(num_heads=1, channels=C, num_layers=5),
         "llama2": Llama2Config(C, 3 * C, num_heads=1, num_layers=5),
+        "gemma3": Gemma3Config(C, 3 * C, 5, num_heads=1, head_size=C),
     }
     for name, config in configs.items():
         sizes = [
             num_elements(replace(config, num_layers=L).act_shapes(B, T, recompute=recompute))
             for L in (5, 6)
         ]
-        statistics = 5 if name == "gpt2" else 3  # of norms, and the lse
+        statistics = {"gpt2": 5, "llama2": 3, "gemma3": 7}[name]  # of norms, and the lse
         assert sizes[1] - sizes[0] == (widths[name] * C + statistics) * rows
 
 
@@ -131,9 +148,10 @@ def test_step_flops_are_those_of_the_matrix_products(monkeypatch, config, model)
     monkeypatch.setattr(attention, "QUERIES", 1)
     model.forward(*batch(config))
     model.backward()
-    width = model.acts.att.shape[-1]
-    seen = getattr(config, "window", None) or T
-    diagonal = 7 * config.num_layers * B * seen * width  # half of T (T + 1) is this more
+    # Of W keys, and of as many queries, W (W + 1) / 2 scores are not masked, and not W W / 2.
+    alike = config.num_layers * [getattr(config, "window", None)]
+    windows = getattr(config, "windows", alike)
+    diagonal = 7 * B * model.acts.att.shape[-1] * sum(window or T for window in windows)
     assert sum(flops) == config.step_flops(B, T) + diagonal
 
 
@@ -179,8 +197,9 @@ def test_the_same_threads_give_the_same_bits(num_threads):
     [
         GPT2Config(seq_len=256, vocab_size=300, num_layers=1, num_heads=4, channels=256),
         Llama2Config(256, None, 1, 4, num_kv_heads=2, vocab_size=300, seq_len=256),
+        Gemma3Config(256, 512, 1, 4, 2, head_size=64, vocab_size=300, seq_len=256, window=100),
     ],
-    ids=["gpt2", "llama2"],
+    ids=["gpt2", "llama2", "gemma3"],
 )
 def test_a_step_allocates_no_activation(monkeypatch, config):
     """Two micro-batches, the optimiser, and a sample; measured after a first such step.

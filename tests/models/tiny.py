@@ -3,6 +3,7 @@
 import numpy as np
 from test_golden import MODELS
 
+from models.gemma3 import Gemma3Config
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 
@@ -22,6 +23,9 @@ CONFIGS = {
         qk_norm=True,
         window=5,
         rope_scaling={"rope_type": "linear", "factor": 2.0},
+    ),
+    "gemma3": Gemma3Config(
+        *(40, 41, 3), **LLAMA2, head_size=6, window=7, window_pattern=2, query_scalar=10
     ),
 }
 B, T = 3, 16
