@@ -137,10 +137,10 @@ def test_without_gradient_only_matrices_and_embeddings_decay():
 
 
 def test_which_tensors_decay():
-    """All of GPT-2's names, and all of llama2.c's."""
+    """All of GPT-2's names, all of llama2.c's, and those that Llama 2's descendants add."""
     names = "wte wpe qkvw attprojw fcw fcprojw wq wk wv wo w1 w2 w3 token_embedding_table wcls"
     assert all(map(decays, names.split()))
-    names = "ln1w ln1b ln2w ln2b lnfw lnfb qkvb attprojb fcb fcprojb"
+    names = "ln1w ln1b ln2w ln2b lnfw lnfb qkvb attprojb fcb fcprojb bq bk bv qnormw knormw"
     assert not any(map(decays, names.split()))
     assert not any(map(decays, ["rms_att_weight", "rms_ffn_weight", "rms_final_weight"]))
 

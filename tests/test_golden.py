@@ -72,11 +72,15 @@ def train_losses(model, tokens, targets, lrs, max_norm, **options):
     return losses
 
 
+def read_golden(name):
+    with np.load(Path(__file__).parent / "golden" / f"{name}.npz") as file:
+        golden = dict(file)
+    return golden | {"config": FILES[name](**json.loads(golden["config"].item()))}
+
+
 @pytest.fixture(scope="module", params=FILES)
 def golden(request):
-    with np.load(Path(__file__).parent / "golden" / f"{request.param}.npz") as file:
-        golden = dict(file)
-    return golden | {"config": FILES[request.param](**json.loads(golden["config"].item()))}
+    return read_golden(request.param)
 
 
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])

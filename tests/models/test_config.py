@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from tiny import CONFIGS, batch, new_model
 
+from adam import decays
 from buffers import num_elements
 from errors import UserError
-from models import gemma3, gpt2, llama2
+from models import gemma3, gpt2, llama2, llama3, mistral, phi3, qwen2, qwen3
 from models.gemma3 import Gemma3Config
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
@@ -22,6 +23,7 @@ from models.llama2 import Llama2Config
         *((Gemma3Config, name) for name in ("dim", "hidden_dim", "num_layers", "num_heads")),
         *((Gemma3Config, name) for name in ("num_kv_heads", "head_size", "vocab_size", "seq_len")),
         *((Gemma3Config, name) for name in ("window", "window_pattern", "query_scalar")),
+        *((Llama2Config, name) for name in ("head_size", "window")),
     ],
 )
 def test_a_config_of_nonsense_is_refused(Config, name, value):
@@ -103,6 +105,27 @@ def test_constants_are_above_zero(Config, name, value):
                 "rmsfw": (40,),
             },
         ),
+        (
+            "llama2_descendants",
+            {
+                "wte": (131, 40),
+                "rms1w": (2, 40),
+                "wq": (2, 60, 40),
+                "wk": (2, 30, 40),
+                "wv": (2, 30, 40),
+                "bq": (2, 60),
+                "bk": (2, 30),
+                "bv": (2, 30),
+                "qnormw": (2, 6),
+                "knormw": (2, 6),
+                "wo": (2, 40, 60),
+                "rms2w": (2, 40),
+                "w1": (2, 41, 40),
+                "w2": (2, 40, 41),
+                "w3": (2, 41, 40),
+                "rmsfw": (40,),
+            },
+        ),
     ],
 )
 def test_parameters_lie_in_the_order_of_the_files(name, shapes):
@@ -110,7 +133,7 @@ def test_parameters_lie_in_the_order_of_the_files(name, shapes):
 
 
 # GPT-2: Hugging Face's models. Llama 2: V C + L (2 C + 2 C C + 2 KD C + 3 C F) + C, and V C more
-# for a classifier of its own; llama2.c and Meta give the same.
+# for a classifier of its own; llama2.c and Meta give the same. The others: their model cards.
 @pytest.mark.parametrize(
     ("presets", "name", "size"),
     [
@@ -125,6 +148,13 @@ def test_parameters_lie_in_the_order_of_the_files(name, shapes):
         (llama2.PRESETS, "llama2-7b", 6_738_415_616),
         (gemma3.PRESETS, "gemma3-270m", 268_098_176),
         (gemma3.PRESETS, "gemma3-1b", 999_885_952),
+        (llama3.PRESETS, "smollm2-135m", 134_515_008),
+        (llama3.PRESETS, "smollm2-360m", 361_821_120),
+        (llama3.PRESETS, "llama3.2-1b", 1_235_814_400),
+        (mistral.PRESETS, "mistral-7b-v0.1", 7_241_732_096),
+        (qwen2.PRESETS, "qwen2.5-0.5b", 494_032_768),
+        (qwen3.PRESETS, "qwen3-0.6b", 596_049_920),
+        (phi3.PRESETS, "phi3-mini-4k", 3_821_079_552),
     ],
 )
 def test_presets_have_the_published_sizes(presets, name, size):
@@ -160,8 +190,13 @@ def test_the_seed_decides_every_bit(config):
             {"wte", "wq", "wk", "wv", "wo", "w1", "w2", "w3"},
             set(),  # what is added to the stream has a norm
         ),
+        (
+            Llama2Config(*(64, 96, 8, 4, 2, 1000, 200), qkv_bias=True, qk_norm=True),
+            {"wte", "wq", "wk", "wv", "w1", "w3"},
+            {"wo", "w2"},
+        ),
     ],
-    ids=["gpt2", "llama2", "gemma3"],
+    ids=["gpt2", "llama2", "gemma3", "llama2_descendants"],
 )
 def test_initial_weights_are_gpt2_s(config, others, projections, dtype):
     params = new_model(config, seq_len=1, dtype=dtype).params
@@ -174,7 +209,7 @@ def test_initial_weights_are_gpt2_s(config, others, projections, dtype):
             assert abs(values.mean()) < slack
             assert abs(values.std() - deviation) < slack
         else:
-            is_norm = name.endswith("w") and any(norm in name for norm in ("ln", "rms", "norm"))
+            is_norm = name.endswith("w") and not decays(name)
             assert (tensor == is_norm).all()
     assert not params.wte[1000:].any()
 

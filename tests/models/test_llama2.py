@@ -30,10 +30,36 @@ def test_heads_have_an_even_size(num_heads):
         Llama2Config(192, num_heads=num_heads)
 
 
+def test_heads_of_a_size_of_their_own_need_divide_nothing():
+    shapes = Llama2Config(50, num_heads=7, head_size=6).param_shapes()
+    assert shapes["wq"][1:] == (42, 50)
+    assert shapes["wo"][1:] == (50, 42)
+    with pytest.raises(UserError, match="a head_size of 5 is odd, and heads are rotated in pairs"):
+        Llama2Config(50, num_heads=7, head_size=5)
+
+
 @pytest.mark.parametrize("num_kv_heads", [3, 5, 16])
 def test_key_heads_divide_query_heads(num_kv_heads):
     with pytest.raises(UserError, match=f"{num_kv_heads} key/value heads cannot serve 8 query"):
         Llama2Config(64, num_heads=8, num_kv_heads=num_kv_heads)
+
+
+def test_a_query_sees_its_window_and_no_further():
+    """Of one layer: what comes through another is a window further back."""
+    config = replace(CONFIGS["llama2"], num_layers=1, window=4)
+    tokens, others = batch(config)
+    logits = lively_model(config).forward(tokens).copy()
+    tokens[:, 5] = others[:, 5]
+    changed = abs(lively_model(config).forward(tokens) - logits).max(axis=(0, 2)) > 1e-6
+    assert changed.nonzero()[0].tolist() == [5, 6, 7, 8]
+
+
+def test_a_window_as_wide_as_the_text_is_none():
+    config = CONFIGS["llama2"]
+    tokens, targets = batch(config)
+    expected = gradients(lively_model(config), tokens, targets)
+    wide = gradients(lively_model(replace(config, window=16)), tokens, targets)
+    np.testing.assert_array_equal(wide, expected)
 
 
 def test_a_tied_classifier_is_the_embedding_s_table():
