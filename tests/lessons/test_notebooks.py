@@ -51,12 +51,13 @@ def test_a_learner_who_has_done_nothing_sees_everything(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_learner_who_has_done_everything_is_told_so(path, monkeypatch, capsys):
-    """In this process, each undone cell in the form of the solution."""
+def test_a_learner_who_has_done_everything_is_told_so(path, monkeypatch, capsys, tmp_path):
+    """In this process, each undone cell in the form of the solution; and no real model."""
     matplotlib = pytest.importorskip("matplotlib")
     pytest.importorskip("nbclient")  # like the test above, not part of the short tests
     matplotlib.use("agg")
     monkeypatch.chdir(ROOT / "lessons")
+    monkeypatch.setenv("LLMNP_CACHE", str(tmp_path))
     monkeypatch.syspath_prepend(str(ROOT / "lessons"))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     solutions = importlib.import_module(f"solutions_{path.stem[:2]}")
