@@ -1,12 +1,11 @@
 """Hugging Face's folders: a config.json, and weights in safetensors or PyTorch files.
 
-Handled: GPT-2 and Llama 2, also in several files with an index. Read are both kinds of files,
-written is safetensors, and the tokenizer with it (hf_tokenizer.py).
+Handled: the models of families/, also in several files with an index. Read are both kinds of
+files, written is safetensors, and the tokenizer with it (hf_tokenizer.py).
 Not handled: whatever would compute something else here, which is refused by the name that
 config.json has for it.
 
-Sources of the format: transformers, models/gpt2/configuration_gpt2.py,
-models/llama/configuration_llama.py, modeling_rope_utils.py, and `save_pretrained` in
+Sources of the format: transformers, configuration_utils.py, and `save_pretrained` in
 modeling_utils.py.
 """
 
@@ -22,14 +21,15 @@ from errors import FormatError, UserError
 from files import replacing
 from formats import chat_template, hf_tokenizer, safetensors, torch_pickle
 from formats.families import gpt2, llama
-from formats.naming import check_value
+from formats.naming import architecture_of, check_value
 from formats.state_dict import State, bare, load_json, tensors_of, to_theirs
 from formats.weights import FLOATS, Parts, Weights
 
 DTYPES = tuple(FLOATS)  # to write
 CONFIG = "config.json"
 LARGEST_FILE = 5_000_000_000  # bytes of tensors in one file, where it can be
-ARCHITECTURES = {each.name: each for each in (gpt2.HUGGINGFACE, llama.HUGGINGFACE)}
+FAMILIES = gpt2.HUGGINGFACE, llama.HUGGINGFACE
+ARCHITECTURES = {each.name: each for family in FAMILIES for each in family}
 # Each alone has the weights; in the order in which transformers looks for them.
 WEIGHTS = (
     "model.safetensors",
@@ -60,7 +60,8 @@ def read(path: Path) -> Weights:
             f"{folder / CONFIG} is of a model of the type {kind!r:.60}, and only "
             f"{' and '.join(ARCHITECTURES)} are known here"
         )
-    check_value(folder / CONFIG, "quantization_config", numbers.get("quantization_config"), [None])
+    for name in ("quantization_config", "per_layer_config"):
+        check_value(folder / CONFIG, name, numbers.get(name), [None])
     state = _state(folder, path.name)
     config = architecture.read(folder / CONFIG, numbers)
     tied = config.get("tied", True)  # every GPT-2 is, and has no such number
@@ -113,7 +114,7 @@ def write(
         raise UserError(
             f"cannot write {folder}: there is something already; delete it or choose another name"
         )
-    architecture = next(each for each in ARCHITECTURES.values() if weights.kind in each.kinds)
+    architecture = architecture_of(folder, weights.kind, weights.config, FAMILIES)
     tensors = to_theirs(weights, architecture.naming)
     numbers = {"architectures": [architecture.code], "model_type": architecture.name}
     numbers |= architecture.write(weights.config)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from errors import FormatError
+from errors import FormatError, UserError
 
 LARGEST_COUNT = 1 << 24
 LARGEST_NUMBER = 1e30  # which every float type here can hold
@@ -201,10 +201,13 @@ class Architecture:
         kinds: ours, names in `FAMILIES`; a model in a file is of the first.
         naming: of its tensors.
         numbers: by our names.
+        always: those of ours that are the same in all its models.
         computed: other numbers of theirs, and those values of each that mean what we compute: first
             what it is where they do not say it. A function makes them of our numbers.
         others: what of its numbers no table can tell.
+        only: whether it can have a model of ours, besides what it always has.
         code: the name of the program for it, where a file says that.
+        inside: the name of the object with its numbers, if they are in one.
     """
 
     name: str
@@ -212,8 +215,11 @@ class Architecture:
     naming: Naming
     numbers: Mapping[str, Number]
     computed: Mapping[str, Sequence[Any] | Callable[[Config], Sequence[Any]]]
+    always: Mapping[str, Any] = field(default_factory=dict)
     others: Sequence[Others] = ()
+    only: Callable[[Config], bool] = lambda config: True
     code: str = ""
+    inside: str = ""
 
     def read(self, path: Path, theirs: Mapping[str, Any]) -> dict[str, Any]:
         """Our numbers of a model out of theirs.
@@ -221,7 +227,8 @@ class Architecture:
         Raises:
             FormatError: one is missing, or means what no model of ours computes.
         """
-        config = read_numbers(path, theirs, self.numbers)
+        theirs = {**theirs, **inner(path, theirs, self.inside)}
+        config = read_numbers(path, theirs, self.numbers) | dict(self.always)
         for other in self.others:
             config |= other.read(path, theirs, config)
         for name, values in self._computed(config).items():
@@ -230,7 +237,10 @@ class Architecture:
 
     def write(self, config: Config) -> dict[str, Any]:
         """Their numbers of a model: the way back from `read`."""
-        theirs = {number.name: config[ours] for ours, number in self.numbers.items()}
+        theirs: dict[str, Any] = {}
+        for ours, number in self.numbers.items():
+            value = config[ours]
+            theirs[number.name] = value if value is None else number.type(value)
         for name, values in self._computed(config).items():
             if values[0] is not None:
                 theirs[name] = values[0]
@@ -238,11 +248,53 @@ class Architecture:
             theirs |= other.write(config)
         return theirs
 
+    def has(self, config: Config) -> bool:
+        """Whether a model with our numbers is one of these."""
+        return all(config[ours] == value for ours, value in self.always.items()) and self.only(
+            config
+        )
+
     def _computed(self, config: Config) -> dict[str, Sequence[Any]]:
         return {
             name: values(config) if callable(values) else values
             for name, values in self.computed.items()
         }
+
+
+def architecture_of(
+    path: Path, kind: str, config: Config, families: Sequence[Sequence[Architecture]]
+) -> Architecture:
+    """The architecture of that name or, if it cannot have a model of these numbers, the next.
+
+    Args:
+        path: what error messages call what shall be written.
+        kind: the model's name in `FAMILIES`.
+        config: ours.
+        families: architectures; those of one have the same class of model.
+
+    Raises:
+        UserError: none can have it.
+    """
+    family = next(each for each in families if any(kind in other.kinds for other in each))
+    for architecture in sorted(family, key=lambda each: kind not in each.kinds):
+        if architecture.has(config):
+            return architecture
+    raise UserError(
+        f"cannot write {path}: none of {', '.join(each.name for each in family)} has all that this "
+        "model has; choose another format"
+    )
+
+
+def inner(path: Path, numbers: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The object called `name` among the numbers; nothing if there is none.
+
+    Raises:
+        FormatError: it is no object.
+    """
+    found = numbers.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise FormatError(f"{path}: {name} is not names and values; it is damaged")
+    return found
 
 
 def check_value(path: Path, name: str, value: Any, values: Sequence[Any]) -> None:

@@ -34,7 +34,7 @@ SLICED = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "wcls": 0, "wo": 1, "w2":
 
 # What torch.compile and DistributedDataParallel put in front of names, and models in front of
 # those of all but the classifier: sometimes there, sometimes not.
-PREFIX = re.compile(r"((_orig_mod|module|transformer|model)\.)+")
+PREFIX = re.compile(r"((_orig_mod|module|transformer|model|language_model)\.)+")
 
 # Tables that follow from a model's numbers: of masks and of rotations.
 BUFFERS = re.compile(

@@ -36,7 +36,7 @@ NANOGPT_NUMBERS = {
     "channels": Number("n_embd"),
 }
 
-HUGGINGFACE = Architecture(
+GPT2 = Architecture(
     "gpt2",
     kinds=("gpt2",),
     code="GPT2LMHeadModel",
@@ -52,3 +52,4 @@ HUGGINGFACE = Architecture(
         "tie_word_embeddings": [True, False],  # it is tied whatever this says
     },
 )
+HUGGINGFACE = (GPT2,)

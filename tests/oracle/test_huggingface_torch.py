@@ -418,5 +418,5 @@ def test_metas_folder_is_read(tmp_path, dtype, count):
         open_model(tmp_path).weights,
         state_dict.read(tmp_path / "consolidated.00.pth"),
     ):
-        assert weights.config == dict(vars(config))
+        assert Llama2Config(**weights.config) == config
         assert_logits_agree(weights, model)

@@ -16,13 +16,28 @@ from models.llama2 import Llama2Config
 GPT2 = GPT2Config(seq_len=7, vocab_size=11, num_layers=2, num_heads=3, channels=12)
 LLAMA = {"dim": 36, "hidden_dim": 40, "num_layers": 3, "num_heads": 6, "num_kv_heads": 2}
 LLAMA |= {"vocab_size": 20, "seq_len": 5, "norm_eps": 1e-6, "rope_theta": 500.0}
+LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.5}
+LLAMA3_ROPE |= {"high_freq_factor": 4.5, "original_max_position_embeddings": 3}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0, 1.5, 2.5],
+    "long_factor": [2.0, 4.0, 8.0],
+}
+LONGROPE |= {"original_max_position_embeddings": 4, "attention_factor": 1.25}
 MODELS = {
     "gpt2": GPT2,
     "tied": Llama2Config(**LLAMA, tied=True),
     "untied": Llama2Config(**LLAMA, tied=False),
+    "llama3": Llama2Config(**LLAMA, head_size=14, rope_scaling=LLAMA3_ROPE),
+    "mistral": Llama2Config(**LLAMA, tied=False, window=4),
+    "qwen2": Llama2Config(**LLAMA, qkv_bias=True),
+    "qwen3": Llama2Config(**LLAMA, tied=False, head_size=14, qk_norm=True),
+    "phi3": Llama2Config(**LLAMA, tied=False, window=4, rope_scaling=LONGROPE),
 }
+KINDS = {"tied": "llama2", "untied": "llama2", "llama3": "llama2"}  # the others are their names
 FLOATS = {"float32": "<f4", "float16": "<f2", "bfloat16": ml_dtypes.bfloat16}
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
+EVERY_LLAMA = pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt2"])
 
 
 def model(name, dtype="float32", tokenizer=None):
@@ -34,8 +49,7 @@ def model(name, dtype="float32", tokenizer=None):
         for name, shape in shapes.items()
     }
     parts = {name: Parts.of(name, tensor) for name, tensor in tensors.items()}
-    kind = "gpt2" if name == "gpt2" else "llama2"
-    return Weights("a test", kind, dict(vars(config)), parts, tokenizer), tensors
+    return Weights("a test", KINDS.get(name, name), dict(vars(config)), parts, tokenizer), tensors
 
 
 def made(weights, **changes):

@@ -135,7 +135,7 @@ def test_what_theirs_has_as_ours_is_mapped(folder, name):
 @EVERY_MODEL
 def test_files_are_no_larger_than_they_may_be(folder, name):
     weights, tensors = model(name)
-    write(folder, weights, "float16", largest_file=3000)
+    write(folder, weights, "float16", largest_file=7000)
     index = json.loads((folder / "model.safetensors.index.json").read_text("utf-8"))
     assert index["metadata"] == {"total_size": 2 * sum(t.size for t in tensors.values())}
     files = sorted(folder.glob("*.safetensors"))
@@ -147,8 +147,8 @@ def test_files_are_no_larger_than_they_may_be(folder, name):
         places |= dict.fromkeys(theirs, file.name)
         sizes.append(sum(t.nbytes for t in theirs.values()))
     assert index["weight_map"] == places
-    assert max(sizes) <= 3000
-    assert len(sizes) < sum(sizes) / 1500 + 1  # none is left half empty
+    assert max(sizes) <= 7000
+    assert 1 < len(sizes) < sum(sizes) / 3500 + 1  # none is left half empty
 
 
 def test_a_whole_model_that_fits_is_one_file(folder):

@@ -20,22 +20,6 @@ from formats.huggingface import read, write
 from formats.weights import Weights
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"rope_theta": None, "rope_parameters": {"rope_theta": 500.0, "rope_type": "default"}},
-        {"rope_theta": 500, "rope_scaling": None},
-        {"rope_scaling": {"type": "default"}},
-        {"rope_scaling": {"rope_type": "default"}, "rope_parameters": {"rope_theta": 500.0}},
-    ],
-)
-def test_every_spelling_of_theta_is_read(folder, changes):
-    weights, _ = model("tied")
-    write(folder, weights)
-    change_config(folder, **changes)
-    assert made(read(folder)) == made(weights)
-
-
 def test_what_an_old_llama_config_lacks_is_as_in_transformers(folder):
     weights, _ = model("untied")
     config = weights.config | {"num_kv_heads": 6}
@@ -81,7 +65,6 @@ def test_what_changes_nothing_is_read(folder, name, changes):
         ("tied", "hidden_act", "gelu"),
         ("tied", "attention_bias", True),
         ("tied", "mlp_bias", True),
-        ("tied", "head_dim", 8),
         ("tied", "sliding_window", 4096),
         ("tied", "partial_rotary_factor", 0.5),
         ("tied", "tie_word_embeddings", "yes"),
@@ -95,19 +78,7 @@ def test_what_would_compute_something_else_is_refused_by_name(folder, name, key,
         read(folder)
 
 
-@pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("type", "linear"), ("rope_type", "llama3"), ("partial_rotary_factor", 0.5)],
-)
-def test_other_rotations_are_refused_by_name(folder, place, key, value):
-    write(folder, model("tied")[0])
-    change_config(folder, **{place: {key: value, "factor": 2.0}})
-    with pytest.raises(FormatError, match=rf"config\.json: {key} is {value!r}"):
-        read(folder)
-
-
-@pytest.mark.parametrize("kind", ["mistral", "qwen2", None, ["gpt2"], 10**100])
+@pytest.mark.parametrize("kind", ["gemma2", "smollm3", None, ["gpt2"], 10**100])
 def test_other_models_are_refused(folder, kind):
     write(folder, model("tied")[0])
     change_config(folder, model_type=kind)
@@ -180,15 +151,6 @@ def test_a_forged_size_is_refused_before_it_is_read(folder):
         read(folder)
 
 
-@pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
-@pytest.mark.parametrize("value", ["linear", 3, [["type", "linear"]]])
-def test_rotations_that_are_no_object_are_refused(folder, place, value):
-    write(folder, model("tied")[0])
-    change_config(folder, **{place: value})
-    with pytest.raises(FormatError, match=rf"config\.json: {place} is not names and values"):
-        read(folder)
-
-
 # Mutations
 
 VALUES = [
@@ -207,12 +169,20 @@ VALUES = [
     "",
     "gpt2",
     "llama",
+    "qwen3",
+    "phi3",
     [],
     {},
+    ["full_attention", "sliding_attention", "full_attention"],
+    {"rope_type": "llama3", "factor": 2.0},
+    {"type": "longrope", "short_factor": [1.0], "long_factor": 3},
+    {"rope_theta": 1e5},
 ]
 KEYS = ["n_layer", "n_head", "n_embd", "n_positions", "model_type", "num_attention_heads"]
 KEYS += ["hidden_size", "num_hidden_layers", "num_key_value_heads", "vocab_size", "rope_theta"]
 KEYS += ["rms_norm_eps", "tie_word_embeddings", "rope_scaling", "head_dim", "n_inner"]
+KEYS += ["sliding_window", "use_sliding_window", "max_window_layers", "layer_types"]
+KEYS += ["rope_parameters", "original_max_position_embeddings", "intermediate_size"]
 WORDS = [b"0", b"9", b"-1", b"99", b"null", b'"', b"]", b"}", b",", b"F16", b"I8", b"\xff"]
 CHANGES = st.tuples(st.floats(0, 1), st.integers(0, 4), st.sampled_from(WORDS))
 
@@ -240,7 +210,8 @@ def assert_read_or_refused(folder):
 
 @settings(max_examples=300)
 @given(
-    which=st.integers(0, 2), changes=st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES))
+    which=st.integers(0, len(MODELS) - 1),
+    changes=st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES)),
 )
 def test_a_config_with_other_values_is_read_or_refused(originals, which, changes):
     folder = list(originals)[which]
@@ -252,7 +223,7 @@ def test_a_config_with_other_values_is_read_or_refused(originals, which, changes
 
 @settings(max_examples=500)
 @given(
-    which=st.integers(0, 2),
+    which=st.integers(0, len(MODELS) - 1),
     file=st.sampled_from(["config.json", "model.safetensors"]),
     changes=st.lists(CHANGES, min_size=1, max_size=3),
 )
