@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from dev.torch_models import (
+    Config,
     grads_of,
     huggingface,
     load_weights,
@@ -32,6 +33,7 @@ from formats.families.llama import META
 from formats.naming import Naming
 from formats.state_dict import to_theirs
 from formats.weights import Parts, Weights
+from models.gemma3 import Gemma3Config
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 
@@ -73,6 +75,21 @@ CASES = {
     "qwen3": (Llama2Config(*LLAMA, head_size=6, qk_norm=True), 2, 9),
     "phi3": (Llama2Config(*LLAMA, tied=False, window=7, rope_scaling=LONGROPE), 2, 9),
     "phi3_short": (Llama2Config(*LLAMA, rope_scaling=LONGROPE), 2, 6),
+    # Layers 0 and 2 have a window.
+    "gemma3": (
+        Gemma3Config(
+            *(16, 13, 3, 4, 2, 6, 41, 9),
+            norm_eps=0.01,
+            rope_theta=50.0,
+            rope_local_theta=7.0,
+            window=4,
+            window_pattern=2,
+            query_scalar=3,
+            rope_scaling={"rope_type": "linear", "factor": 2.0},
+        ),
+        2,
+        9,
+    ),
 }
 # In a storage of their own kind each, but for the unsigned ones of several bytes.
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8"]
@@ -82,7 +99,7 @@ MAX_NORM = 0.5
 LRS = [0.01 * (i + 1) / 10 for i in range(10)]
 
 
-def golden(config: GPT2Config | Llama2Config, B: int, T: int) -> dict[str, np.ndarray]:
+def golden(config: Config, B: int, T: int) -> dict[str, np.ndarray]:
     """Everything that one file holds."""
     rng = np.random.default_rng(1)
     tokens, targets = rng.integers(0, config.vocab_size, (2, B, T))

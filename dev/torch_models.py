@@ -4,8 +4,9 @@ transformers' models, and a training loop that drives them as it does any other 
 names of a parameter are matched here and nowhere else.
 """
 
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from adam import decays
+from models.gemma3 import Gemma3Config
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 
@@ -48,6 +50,12 @@ WEIGHTS = {
     "norm": "rmsfw",
     "lm_head": "wcls",
 }
+# These are others in Gemma 3. And what its norms multiply by is 1 more than their weights.
+GEMMA3 = {
+    "post_attention_layernorm": "postrms1w",
+    "pre_feedforward_layernorm": "rms2w",
+    "post_feedforward_layernorm": "postrms2w",
+}
 BIASES = {"self_attn.q_proj": "bq", "self_attn.k_proj": "bk", "self_attn.v_proj": "bv"}
 # Of these, the rows are those of several of ours.
 FUSED = {"self_attn.qkv_proj": ("wq", "wk", "wv"), "mlp.gate_up_proj": ("w1", "w3")}
@@ -57,14 +65,20 @@ TRANSPOSED = {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
 # transformers' are half a head apart.
 ROTATED = {"wq", "wk", "bq", "bk", "qnormw", "knormw"}
 
+Config = GPT2Config | Llama2Config | Gemma3Config
 
-def huggingface(config: GPT2Config | Llama2Config, attention: str = "eager") -> nn.Module:
+
+def huggingface(config: Config, attention: str = "eager") -> nn.Module:
     """transformers' model without dropout; tokens -> logits are its `.logits`."""
-    make = huggingface_gpt2 if isinstance(config, GPT2Config) else huggingface_llama2
+    make = {
+        GPT2Config: huggingface_gpt2,
+        Llama2Config: huggingface_llama2,
+        Gemma3Config: huggingface_gemma3,
+    }[type(config)]
     return make(config, bos_token_id=0, eos_token_id=0, attn_implementation=attention)
 
 
-def fast_huggingface(config: GPT2Config | Llama2Config) -> nn.Module:
+def fast_huggingface(config: Config) -> nn.Module:
     """The same as people run it: with PyTorch's own attention, and no casts for oracle tests."""
     model = huggingface(config, "sdpa")
     vars(model).pop("forward", None)
@@ -90,11 +104,7 @@ def huggingface_gpt2(config: GPT2Config, **options: Any) -> nn.Module:
 
 
 def huggingface_llama2(config: Llama2Config, **options: Any) -> nn.Module:
-    """transformers' model of the first family that has all that the config asks for.
-
-    transformers casts to float32 in its norms, its rotations and eager attention's softmax. Here,
-    what it calls float32 is the model's own type: else nothing could be compared in float64.
-    """
+    """transformers' model of the first family that has all that the config asks for."""
     import transformers
 
     name = family_of(config)
@@ -105,24 +115,60 @@ def huggingface_llama2(config: Llama2Config, **options: Any) -> nn.Module:
     if name in ("Qwen2", "Qwen3"):  # have it by layers, from one of them on
         options |= {"use_sliding_window": config.window is not None, "max_window_layers": 0}
     scaling = config.rope_scaling or {"rope_type": "default"}
+    theirs = getattr(transformers, f"{name}Config")(
+        original_max_position_embeddings=scaling.get("original_max_position_embeddings"),
+        rope_parameters={"rope_theta": config.rope_theta, **scaling},
+        tie_word_embeddings=config.tied,
+        **shared_numbers(config),
+        **options,
+    )
+    return in_its_own_type(getattr(transformers, f"{name}ForCausalLM"), theirs)
+
+
+def huggingface_gemma3(config: Gemma3Config, **options: Any) -> nn.Module:
+    """The head sizes and layers are free, but the heads must divide `dim`."""
+    import transformers
+
+    scaling = config.rope_scaling or {"rope_type": "default"}
+    theirs = transformers.Gemma3TextConfig(
+        head_dim=config.head_size,
+        query_pre_attn_scalar=config.query_scalar,
+        layer_types=[f"{'sliding' if each else 'full'}_attention" for each in config.windows],
+        rope_parameters={
+            "full_attention": {"rope_theta": config.rope_theta, **scaling},
+            "sliding_attention": {"rope_theta": config.rope_local_theta, "rope_type": "default"},
+        },
+        **shared_numbers(config),
+        **options,
+    )
+    model = in_its_own_type(transformers.Gemma3ForCausalLM, theirs)
+    model.model.embed_tokens.embed_scale = torch.tensor(math.sqrt(config.dim), dtype=torch.float64)
+    return model
+
+
+def shared_numbers(config: Llama2Config | Gemma3Config) -> dict[str, Any]:
+    """Those that transformers calls alike in all descendants of Llama."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": config.hidden_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "max_position_embeddings": config.seq_len,
+        "rms_norm_eps": config.norm_eps,
+        "sliding_window": config.window,
+    }
+
+
+def in_its_own_type(model_class: Callable[[Any], nn.Module], config: Any) -> nn.Module:
+    """A model of transformers, which computes in no other type than that of its weights.
+
+    transformers casts to float32 in its norms, its rotations and eager attention's softmax. Here,
+    what it calls float32 is the model's own type: else nothing could be compared in float64.
+    """
     with in_float32s_place(torch.float64):  # the frequencies of the rotations
-        model = getattr(transformers, f"{name}ForCausalLM")(
-            getattr(transformers, f"{name}Config")(
-                vocab_size=config.vocab_size,
-                hidden_size=config.dim,
-                intermediate_size=config.hidden_dim,
-                num_hidden_layers=config.num_layers,
-                num_attention_heads=config.num_heads,
-                num_key_value_heads=config.num_kv_heads,
-                max_position_embeddings=config.seq_len,
-                original_max_position_embeddings=scaling.get("original_max_position_embeddings"),
-                rms_norm_eps=config.norm_eps,
-                rope_parameters={"rope_theta": config.rope_theta, **scaling},
-                sliding_window=config.window,
-                tie_word_embeddings=config.tied,
-                **options,
-            )
-        )
+        model = model_class(config)
     forward = model.forward
 
     def forward_in_its_own_type(*args: Any, **kwargs: Any) -> Any:
@@ -153,7 +199,7 @@ def in_float32s_place(dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-def random_weights(config: GPT2Config | Llama2Config, seed: int = 0) -> dict[str, np.ndarray]:
+def random_weights(config: Config, seed: int = 0) -> dict[str, np.ndarray]:
     """float32 weights by our names, wte without padding, such that every tensor has its effect."""
     rng = np.random.default_rng(seed)
     shapes = config.param_shapes()
@@ -169,18 +215,21 @@ def load_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     """Copy weights by our names, wte without padding, into a PyTorch model."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            layer, module, ours = _place(name)
+            layer, module, ours = _place(name, model)
             arrays = [weights[each] if layer is None else weights[each][layer] for each in ours]
             arrays = [
                 _reordered(array, model, module, each, to_ours=False)
                 for array, each in zip(arrays, ours, strict=True)
             ]
-            parameter.copy_(torch.from_numpy(np.concatenate(arrays)))
+            offset = _offset(ours[0], model)
+            theirs = np.subtract(np.concatenate(arrays), offset, dtype=np.float64)
+            parameter.copy_(torch.from_numpy(theirs))
 
 
 def weights_of(model: nn.Module) -> dict[str, np.ndarray]:
     """The weights of a PyTorch model by our names."""
-    return _by_our_names(model, dict(model.named_parameters()))
+    weights = _by_our_names(model, dict(model.named_parameters()))
+    return {name: weight + _offset(name, model) for name, weight in weights.items()}
 
 
 def grads_of(model: nn.Module) -> dict[str, np.ndarray]:
@@ -245,7 +294,7 @@ def train_losses(
     return losses
 
 
-def _place(name: str) -> tuple[int | None, str, tuple[str, ...]]:
+def _place(name: str, model: nn.Module) -> tuple[int | None, str, tuple[str, ...]]:
     """The layer of PyTorch's parameter, its module, and what it is of ours, in the order of rows.
 
     For example transformer.h.3.attn.c_attn.weight, which is h.3.qkv.weight where modules have our
@@ -254,9 +303,18 @@ def _place(name: str) -> tuple[int | None, str, tuple[str, ...]]:
     layer, module, kind = re.fullmatch(
         r"(?:transformer\.|model\.)?(?:(?:h|layers)\.(\d+)\.)?(.+)\.(weight|bias)", name
     ).groups()
-    names = WEIGHTS if kind == "weight" else BIASES
+    names = WEIGHTS | (GEMMA3 if _is_gemma3(model) else {}) if kind == "weight" else BIASES
     ours = names.get(module) or WITH_BIAS.get(module, module) + kind[0]
     return None if layer is None else int(layer), module, FUSED.get(module, (ours,))
+
+
+def _is_gemma3(model: nn.Module) -> bool:
+    return type(model).__name__ == "Gemma3ForCausalLM"
+
+
+def _offset(ours: str, model: nn.Module) -> int:
+    """How much more a parameter of ours is than theirs."""
+    return 1 if _is_gemma3(model) and not decays(ours) else 0  # only norms do not decay
 
 
 def _reordered(
@@ -289,7 +347,7 @@ def _by_our_names(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict
     """Copies by our names; the layers, which come in order, in one array."""
     arrays: dict[str, Any] = {}
     for name, tensor in tensors.items():
-        layer, module, ours = _place(name)
+        layer, module, ours = _place(name, model)
         parts = _parted(tensor.detach().numpy(), model, ours)
         for each, part in zip(ours, parts, strict=True):
             array = _reordered(part, model, module, each, to_ours=True)

@@ -11,6 +11,7 @@ import pytest
 
 from adam import AdamW
 from models import FAMILIES
+from models.gemma3 import Gemma3Config
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 
@@ -27,6 +28,7 @@ FILES = {
     "qwen3": Llama2Config,
     "phi3": Llama2Config,
     "phi3_short": Llama2Config,
+    "gemma3": Gemma3Config,
 }
 # In float64 only the reference's own rounding to float32 is left.
 TOLERANCE = {np.float32: 1e-4, np.float64: 1e-6}
