@@ -14,12 +14,12 @@ import pytest
 from test_golden import TOLERANCE, read_golden, section
 
 from gradcheck import check_model
-from models import llama2, mistral, qwen2, qwen3, rotations
+from models import gemma3, llama2, mistral, qwen2, qwen3, rotations
 
 
 @pytest.fixture
 def plant(monkeypatch):
-    """Llama 2's module, or one that it imports, with other lines in it: the class that results."""
+    """A model's module, or one that Llama 2's imports, with other lines: the class that results."""
 
     def make(module, lines):
         source = Path(module.__file__).read_text(encoding="utf-8")
@@ -29,6 +29,8 @@ def plant(monkeypatch):
         planted = ModuleType(module.__name__)
         monkeypatch.setitem(sys.modules, module.__name__, planted)
         exec(compile(source, module.__file__, "exec"), vars(planted))
+        if module is gemma3:
+            return planted.Gemma3
         return planted.Llama2 if module is llama2 else make(llama2, {})
 
     return make
@@ -47,9 +49,59 @@ ROTATIONS_BACKWARD = """\
 """
 
 
+GEMMA3_ROTATIONS_BACKWARD = """\
+            rope_backward(dk, dk, self._rotations[i][:T])
+            rope_backward(dq, dq, self._rotations[i][:T])
+"""
+GEMMA3_NORMS_BACKWARD = """\
+            x, w, rstd = a.k_rows[i], p.knormw[i], a.k_rstd[i]
+            rmsnorm_backward(dk_rows, g.knormw[i], dk_rows, x, w, rstd, accumulate)
+            x, w, rstd = a.q_rows[i], p.qnormw[i], a.q_rstd[i]
+            rmsnorm_backward(dq_rows, g.qnormw[i], dq_rows, x, w, rstd, accumulate)
+"""
+BEFORE_ATTENTION = {"wte", "rms1w", "wq", "wk", "wv", "qnormw", "knormw"}
+
+
 @pytest.mark.parametrize(
     ("config", "wrong", "lines"),
     [
+        pytest.param(
+            gemma3.SMALL[0],
+            {"wte"},
+            {"        dresidual *= self._embedding_scale\n": ""},
+            id="the embedding's scale forgotten",
+        ),
+        pytest.param(
+            gemma3.SMALL[0],
+            BEFORE_ATTENTION,
+            {"out, a.lse[i], window, scale)": "out, a.lse[i], window + 1, scale)"},
+            id="a wider window in Gemma 3",
+        ),
+        pytest.param(
+            gemma3.SMALL[0],
+            BEFORE_ATTENTION,
+            {"out, a.lse[i], window, scale)": "out, a.lse[i], window)"},
+            id="the query's scale forgotten",
+        ),
+        pytest.param(
+            gemma3.SMALL[0],
+            BEFORE_ATTENTION - {"wv"},
+            {
+                GEMMA3_ROTATIONS_BACKWARD + GEMMA3_NORMS_BACKWARD: GEMMA3_NORMS_BACKWARD
+                + GEMMA3_ROTATIONS_BACKWARD
+            },
+            id="Gemma 3's norms before its rotations",
+        ),
+        pytest.param(
+            gemma3.SMALL[0],
+            BEFORE_ATTENTION | {"postrms1w", "wo"},
+            {
+                "rmsnorm_backward(dx, g.postrms1w[i], dresidual, ": (
+                    "rmsnorm_backward(dx, g.postrms1w[i], dx, "
+                )
+            },
+            id="the MLP's gradient for attention's norm",
+        ),
         pytest.param(
             qwen2.SMALL[0],
             {"bk"},
@@ -84,7 +136,8 @@ ROTATIONS_BACKWARD = """\
 )
 def test_a_mistake_in_the_backward_pass(plant, config, wrong, lines):
     """In one layer, as all that backward comes to later is wrong, too."""
-    family = SimpleNamespace(model=plant(llama2, lines), title="")
+    module = gemma3 if isinstance(config, gemma3.Gemma3Config) else llama2
+    family = SimpleNamespace(model=plant(module, lines), title="")
     results = check_model(family, replace(config, num_layers=1))
     assert {each.tensor.split()[-1] for each in results if not each.ok} == wrong
 
@@ -109,8 +162,61 @@ ROTATE_AND_NORM = """\
 """
 
 
+GEMMA3_NORM = """\
+            rmsnorm_forward(a.q_norm[i], a.q_rstd[i], a.q_rows[i], p.qnormw[i], eps)
+            rmsnorm_forward(a.k_norm[i], a.k_rstd[i], a.k_rows[i], p.knormw[i], eps)
+            rotations = self._rotations[i][start : start + T]
+            rope_forward(a.q_heads[i], a.q_unrotated[i], rotations)
+            rope_forward(a.k_heads[i], a.k_unrotated[i], rotations)
+"""
+GEMMA3_ROTATE_AND_NORM = "            rotations = self._rotations[i][:T]\n" + ROTATE_AND_NORM
 LONG = '"long_factor" if is_long else "short_factor"'
+SILU = """\
+from layers.swiglu import swiglu_backward as geglu_backward
+from layers.swiglu import swiglu_forward as geglu_forward
+"""
+SWAPPED_LAYERS = "[*config.windows[1:], config.windows[0]]"
 SHARED = {
+    "Gemma 3's norms behind its rotations": (
+        "gemma3",
+        gemma3,
+        {GEMMA3_NORM: GEMMA3_ROTATE_AND_NORM},
+    ),
+    "thetas swapped": (
+        "gemma3",
+        gemma3,
+        {"nearby if window else everywhere": "everywhere if window else nearby"},
+    ),
+    "the scaling in every layer": (
+        "gemma3",
+        gemma3,
+        {"config.rope_local_theta, dtype)": "config.rope_local_theta, dtype, config.rope_scaling)"},
+    ),
+    "another layer that sees all": (
+        "gemma3",
+        gemma3,
+        {"_windows = config.windows\n": f"_windows = {SWAPPED_LAYERS}\n"},
+    ),
+    "Gemma 3's window without the own position": (
+        "gemma3",
+        gemma3,
+        {"_windows = config.windows\n": "_windows = [w and w + 1 for w in config.windows]\n"},
+    ),
+    "an embedding of its own size": (
+        "gemma3",
+        gemma3,
+        {"        a.residual[0] *= self._embedding_scale\n": ""},
+    ),
+    "scores by the head size": (
+        "gemma3",
+        gemma3,
+        {"math.sqrt(config.query_scalar)": "math.sqrt(config.head_size)"},
+    ),
+    "a gate with SiLU": (
+        "gemma3",
+        gemma3,
+        {"from layers.geglu import geglu_backward, geglu_forward\n": SILU},
+    ),
     "norms behind the rotations": ("qwen3", llama2, {NORM: "", ROTATE: ROTATE_AND_NORM}),
     "the keys' norm for queries": (
         "qwen3",
