@@ -20,7 +20,7 @@ from typing import Any
 from errors import FormatError, UserError
 from files import replacing
 from formats import chat_template, hf_tokenizer, safetensors, torch_pickle
-from formats.families import gpt2, llama
+from formats.families import gemma3, gpt2, llama
 from formats.naming import architecture_of, check_value
 from formats.state_dict import State, bare, load_json, tensors_of, to_theirs
 from formats.weights import FLOATS, Parts, Weights
@@ -28,7 +28,7 @@ from formats.weights import FLOATS, Parts, Weights
 DTYPES = tuple(FLOATS)  # to write
 CONFIG = "config.json"
 LARGEST_FILE = 5_000_000_000  # bytes of tensors in one file, where it can be
-FAMILIES = gpt2.HUGGINGFACE, llama.HUGGINGFACE
+FAMILIES = gpt2.HUGGINGFACE, llama.HUGGINGFACE, gemma3.HUGGINGFACE
 ARCHITECTURES = {each.name: each for family in FAMILIES for each in family}
 # Each alone has the weights; in the order in which transformers looks for them.
 WEIGHTS = (

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from formats.weights import Parts, Weights
 from models import FAMILIES
+from models.gemma3 import Gemma3Config
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 
@@ -33,9 +34,13 @@ MODELS = {
     "qwen2": Llama2Config(**LLAMA, qkv_bias=True),
     "qwen3": Llama2Config(**LLAMA, tied=False, head_size=14, qk_norm=True),
     "phi3": Llama2Config(**LLAMA, tied=False, window=4, rope_scaling=LONGROPE),
+    "gemma3": Gemma3Config(
+        **LLAMA, head_size=14, rope_local_theta=50.0, window=4, window_pattern=2, query_scalar=9
+    ),
 }
 KINDS = {"tied": "llama2", "untied": "llama2", "llama3": "llama2"}  # the others are their names
 FLOATS = {"float32": "<f4", "float16": "<f2", "bfloat16": ml_dtypes.bfloat16}
+NORMS = {"rms1w", "postrms1w", "rms2w", "postrms2w", "qnormw", "knormw", "rmsfw"}
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
 EVERY_LLAMA = pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt2"])
 
@@ -48,6 +53,8 @@ def model(name, dtype="float32", tokenizer=None):
         name: rng.standard_normal(shape, np.float32).astype(FLOATS[dtype])
         for name, shape in shapes.items()
     }
+    for norm in NORMS if name == "gemma3" else ():  # to which 1 is added, and so in float32
+        tensors[norm] = (1 + tensors[norm] / 8).astype(FLOATS[dtype]).astype(np.float32)
     parts = {name: Parts.of(name, tensor) for name, tensor in tensors.items()}
     return Weights("a test", KINDS.get(name, name), dict(vars(config)), parts, tokenizer), tensors
 
