@@ -1,8 +1,10 @@
 """Token shards on disk, and the batches a training run reads from them.
 
 A shard is llm.c's .bin file: 256 int32 (20240520, 1, the number of tokens, zeros), then the tokens
-as uint16, all little-endian. Where llm.c has the first of those zeros, a shard written here has the
-tokens' CRC-32. Shards are mapped into memory, never copied into it.
+as uint16, all little-endian. Where a token does not fit into 16 bits, it is what llm.c has for
+Llama 3: it begins with (20240801, 7), and the tokens are uint32. Where llm.c has the first of those
+zeros, a shard written here has the tokens' CRC-32. Shards are mapped into memory, never copied into
+it.
 
 Source of the format: llm.c, dev/data/data_common.py.
 """
@@ -16,10 +18,12 @@ import own_imports
 from errors import FormatError, UserError
 from files import replacing
 
-MAGIC = 20240520
-VERSION = 1
+NARROW, WIDE = 20240520, 20240801  # how a shard begins
+VERSIONS = {NARROW: 1, WIDE: 7}
+DTYPES = {NARROW: np.dtype("<u2"), WIDE: np.dtype("<u4")}
 HEADER_BYTES = 256 * 4
-OTHER_MAGICS = {20240326: "a llm.c model", 20240801: "llm.c's Llama 3 tokens, which are 32-bit"}
+OTHER_MAGICS = {20240326: "a llm.c model"}
+LARGEST_TOKEN = np.iinfo(np.int32).max  # in a batch
 
 
 def write_shard(path: str | Path, tokens: np.typing.ArrayLike) -> None:
@@ -29,19 +33,17 @@ def write_shard(path: str | Path, tokens: np.typing.ArrayLike) -> None:
         tokens: (count,) integers.
 
     Raises:
-        UserError: a token does not fit into 16 bits.
+        UserError: a token is none, or larger than any.
         RunError: the file cannot be written.
     """
     path, tokens = Path(path), np.asarray(tokens)
     for token in (tokens.min(initial=0), tokens.max(initial=0)):
-        if not 0 <= token <= 65535:
-            raise UserError(
-                f"token {token} does not fit into the 16 bits that {path} has for it; "
-                "use a tokenizer of at most 65,536 tokens"
-            )
-    tokens = np.ascontiguousarray(tokens, "<u2")
+        if not 0 <= token <= LARGEST_TOKEN:
+            raise UserError(f"cannot write {path}: {token} is no token; give numbers from 0 on")
+    magic = NARROW if tokens.max(initial=0) <= np.iinfo(DTYPES[NARROW]).max else WIDE
+    tokens = np.ascontiguousarray(tokens, DTYPES[magic])
     header = np.zeros(256, "<u4")
-    header[:4] = MAGIC, VERSION, tokens.size, zlib.crc32(tokens)
+    header[:4] = magic, VERSIONS[magic], tokens.size, zlib.crc32(tokens)
     with replacing(path) as file:
         file.write(header)
         file.write(tokens)
@@ -182,7 +184,7 @@ class DataLoader:
         """Window number `window`, counted over all shards: (T+1,) int32."""
         shard = np.searchsorted(self.first_windows, window, side="right") - 1
         start = (window - self.first_windows[shard]) * self.seq_len
-        tokens = self.shards[shard][start : start + self.seq_len + 1].astype(np.int32)
+        tokens = self.shards[shard][start : start + self.seq_len + 1]
         if tokens.max() >= self.vocab_size:
             worst = tokens.argmax()
             raise FormatError(
@@ -190,16 +192,17 @@ class DataLoader:
                 f"outside the vocabulary of {self.vocab_size} tokens; prepare the data with the "
                 "tokenizer of this model"
             )
-        return tokens
+        return tokens.astype(np.int32)
 
 
 def count_tokens(pattern: Path) -> list[int]:
-    """How many tokens there are in each of the shards that match a pattern, as their sizes say.
+    """How many tokens there are in each of the shards that match a pattern.
 
     Raises:
         UserError: no shard matches.
+        FormatError: one is damaged or something else.
     """
-    return [(path.stat().st_size - HEADER_BYTES) // 2 for path in _matching_files(pattern)]
+    return [_read_header(path)[1] for path in _matching_files(pattern)]
 
 
 def _matching_files(pattern: Path) -> list[Path]:
@@ -213,11 +216,22 @@ def _matching_files(pattern: Path) -> list[Path]:
 
 
 def _open_shard(path: Path) -> np.memmap:
-    """The tokens of a shard, (count,) uint16, mapped read-only.
+    """The tokens of a shard, (count,), mapped read-only.
 
     Raises:
         FormatError: the file is not a shard, or an empty or a damaged one.
     """
+    dtype, count, checksum = _read_header(path)
+    if count == 0:
+        raise FormatError(f"{path} holds no tokens; prepare the data again from a text")
+    tokens = np.memmap(path, dtype, mode="r", offset=HEADER_BYTES)
+    if checksum and zlib.crc32(tokens) != checksum:
+        raise FormatError(f"{path} is damaged: its checksum is wrong; prepare the data again")
+    return tokens
+
+
+def _read_header(path: Path) -> tuple[np.dtype, int, int]:
+    """The type of a shard's tokens, how many there are, and their checksum, or 0."""
     size = path.stat().st_size
     if size < HEADER_BYTES:
         raise FormatError(
@@ -225,26 +239,21 @@ def _open_shard(path: Path) -> np.memmap:
             "prepare the data again"
         )
     magic, version, count, checksum = (int(number) for number in np.fromfile(path, "<i4", 4))
-    if magic != MAGIC:
+    if magic not in VERSIONS:
         found = OTHER_MAGICS.get(magic, "another format, such as nanoGPT's, which has no header")
         raise FormatError(
-            f"{path} begins with {magic} instead of {MAGIC}: it looks like {found}; "
+            f"{path} begins with {magic} instead of {NARROW} or {WIDE}: it looks like {found}; "
             "give token files made by dev/data/"
         )
-    if version != VERSION:
+    if version != VERSIONS[magic]:
         raise FormatError(
-            f"{path} is a token file of version {version}, and only {VERSION} is known; "
+            f"{path} is a token file of version {version}, and only {VERSIONS[magic]} is known; "
             "prepare the data again"
         )
-    held = (size - HEADER_BYTES) / 2
+    held = (size - HEADER_BYTES) / DTYPES[magic].itemsize
     if held != count:
         raise FormatError(
             f"{path} promises {count} tokens and has {held:g}; "
             "it is damaged, so prepare the data again"
         )
-    if count == 0:
-        raise FormatError(f"{path} holds no tokens; prepare the data again from a text")
-    tokens = np.memmap(path, "<u2", mode="r", offset=HEADER_BYTES)
-    if checksum and zlib.crc32(tokens) != checksum % 2**32:
-        raise FormatError(f"{path} is damaged: its checksum is wrong; prepare the data again")
-    return tokens
+    return DTYPES[magic], count, checksum % 2**32

@@ -34,12 +34,13 @@ from tokenizer import Tokenizer
 SAMPLER_ROWS = 512
 
 
-# What a tokenizer's file may be called that lies beside a model: the first four for the model's
-# file called `stem`, as convert.py writes them, the fifth for a model of N tokens.
+# What a tokenizer's file may be called that lies beside a model: the first five for the model's
+# file called `stem`, as convert.py writes them, the sixth for a model of N tokens.
 TOKENIZERS = (
     "{stem}.tokenizer.tiktoken",
     "{stem}.tokenizer.bin",
     "{stem}.tokenizer.spm",
+    "{stem}.tokenizer.json",
     "{stem}.characters.json",
     "tok{N}.bin",
     "tokenizer.bin",

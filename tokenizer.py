@@ -68,6 +68,11 @@ class Tokenizer(ABC):
     ends: frozenset[int]
     special: Mapping[str, int]
 
+    @property
+    def end(self) -> int | None:
+        """The one of `ends` to name where one is asked for; None if there are none."""
+        return max(self.ends - {self.begin} or self.ends, default=None)
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """The tokens of `text` alone; what looks like a special token in it is plain text.
@@ -77,6 +82,10 @@ class Tokenizer(ABC):
         Raises:
             UserError: the text has a character that the vocabulary cannot spell.
         """
+
+    def unknown(self, text: str) -> set[str]:
+        """The characters of `text` that the vocabulary cannot spell."""
+        return set()
 
     @abstractmethod
     def __eq__(self, other: object) -> bool:
@@ -356,6 +365,9 @@ class CharTokenizer(Tokenizer):
         self._tokens = {character: token for token, character in enumerate(characters)}
         self._token_bytes = [character.encode() for character in characters]
         self.begin = self._tokens.get("\n", 0)
+
+    def unknown(self, text: str) -> set[str]:
+        return set(text) - self._tokens.keys()
 
     def encode(self, text: str) -> list[int]:
         try:

@@ -4,7 +4,8 @@ A file has a token for every row of the model's table. Rows for which there is n
 [PAD32000], [PAD32001] and so on, as llama.cpp calls them; to read, such tokens at the end are left
 out.
 
-Handled: GPT-2's kind and Llama's, with special tokens behind their vocabularies.
+Handled: BPE on bytes (gguf_byte_level.py), and Llama's kind, with special tokens behind its
+vocabulary.
 Not handled: tokenizers that are not laid out like ours, of which `read_tokenizer` says why; tokens
 behind the vocabulary that llama.cpp looks for in every text ("user-defined"), unless they are in
 brackets, as <pad> is: for years its converter made user-defined tokens of special ones.
@@ -21,25 +22,22 @@ from typing import Any
 import numpy as np
 
 from errors import UserError
-from formats.byte_pairs import byte_characters, merges
+from formats import gguf_byte_level
+from formats.gguf_byte_level import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from formats.gguf_header import MAX_NAME_BYTES, damaged, get
 from formats.sentencepiece_model import BLANK, Settings, make_tokenizer, settings_of
-from formats.tokenizer_files import padded, padding, without_padding
+from formats.tokenizer_files import padded, without_padding
 from formats.weights import Weights
 from tokenizer import (
     BYTE_PIECES,
-    END_OF_TEXT,
     FIRST_BYTE,
     FIRST_PIECE,
     SPECIAL_PIECES,
-    BytePairTokenizer,
     CharTokenizer,
     LlamaTokenizer,
     Tokenizer,
 )
 
-# The types of tokens, by their numbers in the file.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 IN_BRACKETS = re.compile(rb"<.+>|\[.+\]")
 
 
@@ -65,23 +63,21 @@ def read_tokenizer(
         return None, ""
     if model not in ("llama", "gpt2"):
         return None, f"its tokenizer is of the kind {model!r:.60}, which is not known here"
-    if model == "gpt2" and (words := value("pre", str, "default")) != "gpt-2":
-        return None, f"its tokenizer splits a text into words as {words!r:.60}, unlike GPT-2's"
+    pre = value("pre", str, "default")
+    if model == "gpt2" and not gguf_byte_level.words_of(pre):
+        return None, f"its tokenizer splits a text into words as {pre!r:.60}, which is unknown here"
     if len(tokens) != rows:
         raise damaged(path, f"{len(tokens)} tokens, but embeddings of {rows}")
     types = value("token_type", np.ndarray, np.full(rows, NORMAL))
     if len(types) != rows:
         raise damaged(path, f"types of {len(types)} tokens, and {rows} tokens")
+    if model == "gpt2":
+        return gguf_byte_level.read(path, value, without_padding(tokens), types.tolist()), ""
     for token, kind in zip(tokens, types, strict=True):
         if kind == USER_DEFINED and not IN_BRACKETS.fullmatch(token):
             name = token.decode(errors="replace")
             return None, f"its tokenizer looks for {name!r:.60} in a text, which is not done here"
     tokens = without_padding(tokens)
-    if model == "gpt2":
-        tokenizer = _read_byte_pairs(tokens, value("merges", list, []))
-        unlike = "its tokenizer's tokens are not in the order of their merges, as GPT-2's are"
-        return tokenizer, "" if tokenizer else unlike
-
     scores = value("scores", np.ndarray, np.empty(0))
     if len(scores) != rows:
         raise damaged(path, f"{len(scores)} scores of {rows} tokens")
@@ -99,23 +95,6 @@ def read_tokenizer(
     # For this model, llama.cpp looks at no other setting.
     settings = Settings(add_dummy_prefix=value("add_space_prefix", bool, True))
     return make_tokenizer(pieces, scores.tolist(), settings), ""
-
-
-def _read_byte_pairs(tokens: list[bytes], joins: list[bytes]) -> BytePairTokenizer | None:
-    """A tokenizer of the bytes, what each merge makes, the end of a text, and special tokens."""
-    made = [join.replace(b" ", b"") for join in joins if join]
-    end = 256 + len(made)
-    if tokens[256 : end + 1] != [*made, END_OF_TEXT.encode()]:
-        return None
-    values = {character: byte for byte, character in enumerate(byte_characters())}
-    try:
-        texts = [bytes(values[each] for each in token.decode()) for token in tokens[:end]]
-        added = [token.decode() for token in tokens[end + 1 :]]
-    except (UnicodeDecodeError, KeyError):
-        return None
-    ranks = {text: rank for rank, text in enumerate(texts)}
-    complete = len(ranks) == len(texts) and all(len(text) == 1 for text in texts[:256])
-    return BytePairTokenizer(ranks, added) if complete else None
 
 
 def add_tokenizer(writer: Any, path: Path, weights: Weights) -> None:
@@ -138,14 +117,14 @@ def add_tokenizer(writer: Any, path: Path, weights: Weights) -> None:
             f"cannot write {path}: no tokenizer of GGUF's has characters as its tokens; write a "
             "folder for Hugging Face, or .npz"
         )
-    add = _add_llama if isinstance(tokenizer, LlamaTokenizer) else _add_byte_pairs
+    add = _add_llama if isinstance(tokenizer, LlamaTokenizer) else gguf_byte_level.add
     tokens, types = add(writer, tokenizer, rows)
     if len(set(tokens)) < rows:  # llama.cpp would end itself
         raise UserError(f"cannot write {path}: two tokens of its tokenizer look the same")
     writer.add_token_list(tokens)
     writer.add_token_types([*types, *[UNUSED] * (rows - len(types))])
     writer.add_bos_token_id(tokenizer.begin)
-    writer.add_eos_token_id(max(tokenizer.ends))
+    writer.add_eos_token_id(tokenizer.end)
 
 
 def _add_llama(writer: Any, tokenizer: LlamaTokenizer, rows: int) -> tuple[list[bytes], list[int]]:
@@ -167,24 +146,3 @@ def _add_llama(writer: Any, tokenizer: LlamaTokenizer, rows: int) -> tuple[list[
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(settings.add_dummy_prefix)
     return [pieces[0], b"<s>", b"</s>", *pieces[FIRST_BYTE:]], types
-
-
-def _add_byte_pairs(
-    writer: Any, tokenizer: BytePairTokenizer, rows: int
-) -> tuple[list[str], list[int]]:
-    """As `_add_llama`, for GPT-2's kind."""
-    characters = byte_characters()
-
-    def spelled(token: bytes) -> str:
-        return "".join(characters[byte] for byte in token)
-
-    joins = [" ".join(map(spelled, pair)) for pair in merges(tokenizer.ranks)]
-    texts = map(spelled, sorted(tokenizer.ranks, key=tokenizer.ranks.get))
-    special = [END_OF_TEXT, *tokenizer.added]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    # llama.cpp wants a list, and the library writes no empty one; an empty merge joins nothing.
-    writer.add_token_merges(joins or [""])
-    writer.add_add_bos_token(False)
-    types = [NORMAL] * len(tokenizer.ranks) + [CONTROL] * len(special)
-    return [*texts, *special, *padding(tokenizer.vocab_size, rows)], types

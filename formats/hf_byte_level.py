@@ -1,94 +1,150 @@
-"""GPT-2's kind of tokenizer in Hugging Face's files: BPE on bytes.
+"""BPE on bytes in Hugging Face's files: GPT-2's kind, and that of byte_level.py.
 
 Every byte is spelled as a printable character.
 
-Source of the format: GPT-2, encoder.py.
+Sources of the format: GPT-2, encoder.py; tokenizers, Tokenizer.save.
 """
 
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
-from formats.byte_pairs import byte_characters, merged_last, merges
-from formats.tokenizer_json import content_of, cut_added, entry, read_pairs, unlike, vocabulary
+from errors import FormatError
+from formats.byte_level import (
+    BYTES,
+    COVERING,
+    DIGIT,
+    GPT2_PATTERN,
+    NFC,
+    PATTERNS,
+    WORDS,
+    ByteLevelTokenizer,
+    Words,
+    make_tokenizer,
+)
+from formats.tokenizer_json import (
+    entry,
+    named_beside,
+    read_pairs,
+    unlike,
+    vocabulary,
+)
 from tokenizer import END_OF_TEXT, BytePairTokenizer
 
-GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-SPLIT = {
-    "type": "Split",
-    "pattern": {"Regex": GPT2_PATTERN},
-    "behavior": "Isolated",
-    "invert": False,
-}
+# What an added token may ask of the text around it, which is not handled.
+AROUND = ("single_word", "lstrip", "rstrip")
 
 
-def read(content: dict[str, Any], source: str | Path) -> BytePairTokenizer:
+def read(content: dict[str, Any], source: str | Path) -> BytePairTokenizer | ByteLevelTokenizer:
     """The tokenizer in a tokenizer.json.
 
     Raises:
-        FormatError: it is damaged, or not laid out like GPT-2's.
+        FormatError: it is damaged, or asks for something that is not known here.
     """
+    model = content["model"]
     tokens, entries = vocabulary(content, source)
-    tokens, added = cut_added(tokens, entries, [END_OF_TEXT], source)
-    pairs = read_pairs(entry(content["model"], "merges", list, source), tokens, source)
-    steps = {key: content.get(key) for key in ("normalizer", "pre_tokenizer")}
-    if not _splits_like_gpt2(**steps):
-        raise unlike(source, f"the steps {shortened(steps)} before its model")
-    return BytePairTokenizer(ranks_of(tokens, pairs, source), added)
+    pairs = read_pairs(entry(model, "merges", list, source), tokens, source)
+    normalizer = content.get("normalizer")
+    if normalizer not in (None, NFC):
+        raise _unknown_step(normalizer, source)
+    patterns = _patterns(content.get("pre_tokenizer"), source)
+    words = Words(patterns, normalizer == NFC, bool(model.get("ignore_merges")))
+    special, added = {}, {}
+    for each in entries:
+        name, id_ = each["content"], each["id"]
+        if _flag(each, "special", source):
+            special[name] = id_
+            continue
+        added[name] = id_
+        # A normalized token is looked for in the text after NFC, and that is the same without.
+        for key in (*AROUND, *(["normalized"] if words.nfc else [])):
+            if _flag(each, key, source):
+                raise unlike(source, f"the token {shortened(name)} with the setting {key}")
+
+    first = _first_token(content.get("post_processor"), source)
+    if "begin" in model:
+        begin, ends = entry(model, "begin", int, source), entry(model, "ends", list, source)
+    else:
+        begin, end = (special.get(named_beside(source, key)) for key in ("bos_token", "eos_token"))
+        ends = [] if end is None else [end]
+    if first is not None:
+        begin = special.get(first, -1)
+    for each in (*ends, begin):
+        if each is not None and (type(each) is not int or each not in special.values()):
+            raise unlike(source, "a begin or an end of texts that is no special token")
+    return make_tokenizer(
+        tokens, pairs, words, special, added, begin, first is not None, ends, source
+    )
 
 
-def _splits_like_gpt2(normalizer: Any, pre_tokenizer: Any) -> bool:
-    """Whether a text is split into words as GPT-2 does it, and nothing else is done to it."""
-    for trim in (True, False):  # about positions in the text, not tokens
-        step = BYTE_LEVEL | {"trim_offsets": trim}
-        split = {"type": "Sequence", "pretokenizers": [SPLIT, step | {"use_regex": False}]}
-        if pre_tokenizer in (step, step | {"use_regex": True}, split):
-            return normalizer is None
-    return False
-
-
-def ranks_of(
+def read_vocab_json(
     tokens: list[str], pairs: list[tuple[str, str]], source: str | Path
-) -> dict[bytes, int]:
-    """The ranks, if to merge by them is to merge these pairs in this order."""
-    if tokens[-1:] != [END_OF_TEXT]:
-        raise unlike(source, f"a last token that is not {END_OF_TEXT}")
-    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+) -> BytePairTokenizer:
+    """GPT-2's tokenizer of its tokens and merges.
 
-    def spelled(token: str) -> bytes:
-        try:
-            return bytes([byte_of[character] for character in token])
-        except KeyError:
-            raise unlike(
-                source, f"the token {shortened(token)}, which does not spell bytes"
-            ) from None
-
-    ranks = {spelled(token): rank for rank, token in enumerate(tokens[:-1])}
-    for byte, character in enumerate(byte_characters()):
-        if bytes([byte]) not in ranks:
-            raise unlike(source, f"no token {character} for the byte {byte}")
-    if ["".join(pair) for pair in pairs] != [token for token in tokens[:-1] if len(token) > 1]:
-        raise unlike(source, "tokens whose ids are not in the order of the merges")
-    halves: dict[bytes, tuple[bytes, bytes]] = {}
-    for pair in pairs:
-        left, right = map(spelled, pair)
-        if not merged_last(left, right, ranks, halves):
-            raise unlike(source, f"the merge {shortened(pair)}, which other merges make impossible")
-        halves[left + right] = left, right
-    return ranks
+    Raises:
+        FormatError: it is another, of which these files do not say how a text becomes words.
+    """
+    special = {END_OF_TEXT: tokens.index(END_OF_TEXT)} if END_OF_TEXT in tokens else {}
+    made = make_tokenizer(tokens, pairs, WORDS["gpt-2"], special, {}, None, False, [], source)
+    if not isinstance(made, BytePairTokenizer):
+        raise unlike(source, "another order of tokens than GPT-2's, and needs a tokenizer.json")
+    return made
 
 
-def content(tokenizer: BytePairTokenizer) -> dict[str, Any]:
-    """A tokenizer.json."""
-    ranks, special = tokenizer.ranks, [END_OF_TEXT, *tokenizer.added]
-    characters = byte_characters()
+def _flag(added: dict[str, Any], name: str, source: str | Path) -> bool:
+    """What an added token says under this name, by default no."""
+    return entry({name: False} | added, name, bool, source)
 
-    def spell(token: bytes) -> str:
-        return "".join(characters[byte] for byte in token)
 
-    tokens = [spell(token) for token in sorted(ranks, key=ranks.__getitem__)]
-    pairs = [(spell(left), spell(right)) for left, right in merges(ranks)]
-    step = BYTE_LEVEL | {"use_regex": True}
-    made = content_of([*tokens, *special], pairs, special)
-    return made | {"pre_tokenizer": step, "post_processor": step, "decoder": step}
+def _unknown_step(step: Any, source: str | Path) -> FormatError:
+    return unlike(source, f"the step {shortened(step)} beside its model")
+
+
+def _steps(step: Any, name: str) -> list[Any]:
+    """The steps of a sequence, or the one that there is."""
+    if isinstance(step, dict) and step.get("type") == "Sequence" and type(step.get(name)) is list:
+        return step[name]
+    return [] if step is None else [step]
+
+
+def _patterns(pre_tokenizer: Any, source: str | Path) -> tuple[str, ...]:
+    """The patterns that part a text before its bytes are spelled."""
+    *splits, last = _steps(pre_tokenizer, "pretokenizers") or [None]
+    patterns = [_pattern(step, source) for step in splits]
+    # trim_offsets is about positions in the text, not tokens.
+    if not isinstance(last, dict) or last | {"trim_offsets": True, "use_regex": True} != BYTES:
+        raise _unknown_step(last, source)
+    if last.get("use_regex", True):
+        patterns.append(GPT2_PATTERN)
+    if not patterns or len(set(patterns)) < len(patterns):
+        raise _unknown_step(pre_tokenizer, source)
+    return tuple(patterns)
+
+
+def _pattern(step: Any, source: str | Path) -> str:
+    if step == {"type": "Digits", "individual_digits": True}:
+        return DIGIT
+    for pattern in PATTERNS:
+        split = {"type": "Split", "pattern": {"Regex": pattern}}
+        kept = {"behavior": "Isolated", "invert": False}, {"behavior": "Removed", "invert": True}
+        if step in [split | each for each in kept[: 1 + (pattern in COVERING)]]:
+            return pattern
+    raise _unknown_step(step, source)
+
+
+def _first_token(post_processor: Any, source: str | Path) -> str | None:
+    """The name of the token that is put in front of a text, if one is, and nothing else."""
+    first = None
+    for step in _steps(post_processor, "processors"):
+        kind = step.get("type") if isinstance(step, dict) else None
+        if kind == "TemplateProcessing" and first is None:
+            *before, text = entry(step, "single", list, source) or [None]
+            tokens = [entry(each, "SpecialToken", dict, source) for each in before]
+            names = [entry(each, "id", str, source) for each in tokens]
+            if len(names) > 1 or entry(text, "Sequence", dict, source).get("id") != "A":
+                raise _unknown_step(step, source)
+            first = names[0] if names else None
+        elif kind != "ByteLevel":
+            raise _unknown_step(step, source)
+    return first

@@ -27,16 +27,14 @@ from typing import Any
 
 from errors import FormatError
 from files import replacing, without_surrogates
-from formats import hf_byte_level, hf_sentencepiece
-from formats.hf_sentencepiece import LLAMA_SPECIAL
+from formats import byte_level, hf_byte_level, hf_sentencepiece
+from formats.byte_level import ByteLevelTokenizer
 from formats.sentencepiece_model import Settings
 from formats.tokenizer_json import content_of, read_pairs, read_tokens, unlike, vocabulary
-from tokenizer import END_OF_TEXT, BytePairTokenizer, CharTokenizer, Tokenizer
+from tokenizer import BytePairTokenizer, CharTokenizer, Tokenizer
 
 
-def read(
-    data: bytes, source: str | Path
-) -> BytePairTokenizer | CharTokenizer | tuple[list[bytes], list[float], Settings]:
+def read(data: bytes, source: str | Path) -> Tokenizer | tuple[list[bytes], list[float], Settings]:
     """A tokenizer, or the pieces, scores and settings of one of Llama's kind.
 
     Args:
@@ -54,7 +52,7 @@ def read(
     if not isinstance(model, dict):  # in a vocab.json, "model" is a token like others
         tokens = read_tokens(content, source)
         pairs = read_pairs(_lines_of_merges_txt(source), tokens, source)
-        return BytePairTokenizer(hf_byte_level.ranks_of(tokens, pairs, source))
+        return hf_byte_level.read_vocab_json(tokens, pairs, source)
 
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
@@ -76,19 +74,23 @@ def write(folder: Path, tokenizer: Tokenizer) -> None:
         UserError: the tokenizer has tokens that these files cannot express.
         RunError: a file cannot be written.
     """
-    names = {}
     if isinstance(tokenizer, BytePairTokenizer):
-        content = hf_byte_level.content(tokenizer)
-        names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+        content = byte_level.content(byte_level.of_ranks(tokenizer))
+    elif isinstance(tokenizer, ByteLevelTokenizer):
+        content = byte_level.content(tokenizer)
     elif isinstance(tokenizer, CharTokenizer):
         content = content_of([*tokenizer.characters], [], special=[])
         content["decoder"] = {"type": "Fuse"}
     else:
         content = hf_sentencepiece.content(tokenizer)
-        names = dict(zip(("unk_token", "bos_token", "eos_token"), LLAMA_SPECIAL, strict=True))
+    names = {token: name for name, token in tokenizer.special.items()}
+    roles = {"bos_token": tokenizer.begin, "eos_token": tokenizer.end}
+    roles = {role: names[token] for role, token in roles.items() if token in names}
+    if content["model"]["unk_token"]:
+        roles["unk_token"] = content["model"]["unk_token"]
     # This class does what tokenizer.json says; those named after a model do what they think best.
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    files = {"tokenizer.json": content, "tokenizer_config.json": config | names}
+    files = {"tokenizer.json": content, "tokenizer_config.json": config | roles}
     for name, value in files.items():
         with replacing(folder / name) as file:
             file.write(json.dumps(value, ensure_ascii=False, indent=2).encode())

@@ -123,7 +123,7 @@ def write(
     # tokens that end a text the last, as in Llama the first is the one that begins it.
     tokenizer = weights.tokenizer
     numbers["bos_token_id"] = tokenizer.begin if tokenizer else None
-    numbers["eos_token_id"] = max(tokenizer.ends, default=None) if tokenizer else None
+    numbers["eos_token_id"] = tokenizer.end if tokenizer else None
     try:
         _write_weights(folder, tensors, dtype, largest_file)
         if tokenizer:

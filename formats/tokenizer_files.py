@@ -19,6 +19,7 @@ import tiktoken
 
 from errors import FormatError, UserError
 from formats import characters, hf_tokenizer, sentencepiece_model
+from formats.byte_level import ByteLevelTokenizer
 from formats.sentencepiece_model import LLAMA, SentencePieceTokenizer, make_tokenizer
 from tokenizer import (
     BYTE_PIECES,
@@ -31,11 +32,17 @@ from tokenizer import (
     Tokenizer,
 )
 
-KINDS = (BytePairTokenizer, LlamaTokenizer, SentencePieceTokenizer, CharTokenizer)
+KINDS = (
+    BytePairTokenizer,
+    ByteLevelTokenizer,
+    LlamaTokenizer,
+    SentencePieceTokenizer,
+    CharTokenizer,
+)
 FILES = ".tiktoken, tokenizer.bin, tokenizer.json, characters.json, meta.pkl or .model file"
 
 STARTER_VOCABULARY = Path(__file__).resolve().parents[1] / "data" / "starter" / "tiktoken"
-LARGEST_FILE = 1 << 24  # bytes
+LARGEST_FILE = 40 << 20  # bytes; Gemma 3's tokenizer.json has 33 million
 PADDING = re.compile(rb"\[PAD\d+\]")
 LONGEST_PIECE = 4000  # bytes; to find the merges takes time with the square of it
 

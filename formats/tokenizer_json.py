@@ -3,21 +3,23 @@
 Source of the format: tokenizers, Tokenizer.save.
 """
 
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
 from errors import FormatError, UserError
 
+LARGEST_CONFIG = 1 << 20  # bytes
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def unlike(source: str | Path, what: str) -> FormatError:
     """The error for a file that has what is not handled."""
     return FormatError(
-        f"{source} has {what}; it is damaged, or a tokenizer unlike GPT-2's and Llama 2's, which "
-        "is not handled here"
+        f"{source} has {what}; it is damaged, or a tokenizer of a kind that is not handled here"
     )
 
 
@@ -31,6 +33,20 @@ def entry(mapping: Any, key: str, kind: type, source: str | Path) -> Any:
     if not isinstance(value, kind):
         raise unlike(source, f"no {key}, or one of a strange type")
     return value
+
+
+def named_beside(source: str | Path, key: str) -> str | None:
+    """A token that the tokenizer_config.json beside a tokenizer.json names, if there is one."""
+    path = Path(source).with_name("tokenizer_config.json")
+    if not path.is_file() or path.stat().st_size > LARGEST_CONFIG:
+        return None
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path} is not JSON, or damaged; get it anew") from None
+    token = config.get(key) if isinstance(config, dict) else None
+    token = token.get("content") if isinstance(token, dict) else token
+    return token if isinstance(token, str) else None
 
 
 def vocabulary(
@@ -92,10 +108,32 @@ def read_pairs(merges: list[Any], tokens: list[str], source: str | Path) -> list
     return list(pairs)
 
 
+def begins_with(name: str, id_: int) -> dict[str, Any]:
+    """The step that puts this token in front of a text."""
+    begin = {"SpecialToken": {"id": name, "type_id": 0}}
+    first, second = ({"Sequence": {"id": each, "type_id": 0}} for each in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [begin, first],
+        "pair": [begin, first, begin, second],
+        "special_tokens": {name: {"id": name, "ids": [id_], "tokens": [name]}},
+    }
+
+
 def content_of(
-    tokens: list[str], pairs: list[tuple[str, str]], special: list[str]
+    tokens: list[str],
+    pairs: list[tuple[str, str]],
+    special: list[str],
+    added: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """A tokenizer.json in which nothing is done to a text but merging."""
+    """A tokenizer.json in which nothing is done to a text but merging.
+
+    Args:
+        tokens: all of them.
+        pairs: the merges, best first.
+        special: those that are control tokens.
+        added: those that are not, but are looked for in every text.
+    """
     vocab = {token: id_ for id_, token in enumerate(tokens)}
     if len(vocab) < len(tokens):
         raise UserError(
@@ -108,7 +146,8 @@ def content_of(
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": vocab[token], "content": token, "special": True} | flags for token in special
+            {"id": vocab[token], "content": token, "special": token not in added} | flags
+            for token in sorted([*special, *added], key=vocab.__getitem__)
         ],
         "normalizer": None,
         "pre_tokenizer": None,

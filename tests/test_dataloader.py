@@ -41,9 +41,29 @@ def test_a_shard_has_llm_c_s_layout(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
-@pytest.mark.parametrize("token", [65536, -1])
-def test_a_token_beyond_16_bits_is_not_written(tmp_path, token):
-    with pytest.raises(UserError, match=rf"token {token} does not fit into .*a\.bin"):
+def test_tokens_beyond_16_bits_are_written_as_llm_c_does_for_llama_3(tmp_path):
+    write_shard(tmp_path / "a.bin", [1, 258, 65536])
+    data = (tmp_path / "a.bin").read_bytes()
+    header = np.frombuffer(data[:1024], "<u4")
+    assert header[:4].tolist() == [20240801, 7, 3, zlib.crc32(data[1024:])]
+    assert not header[4:].any()
+    assert data[1024:] == bytes([1, 0, 0, 0, 2, 1, 0, 0, 0, 0, 1, 0])
+
+
+def test_shards_of_both_widths_are_one_corpus(tmp_path):
+    write_shard(tmp_path / "a.bin", np.arange(21))
+    write_shard(tmp_path / "b.bin", np.arange(262_000, 262_021))
+    assert count_tokens(tmp_path / "?.bin") == [21, 21]
+    batches = DataLoader(tmp_path / "?.bin", 2, 10, vocab_size=262_021, shuffle=False)
+    assert starts(batches, 2) == [0, 10, 262_000, 262_010]
+    small = DataLoader(tmp_path / "b.bin", 2, 10, vocab_size=262_020)
+    with pytest.raises(FormatError, match="token 262020 at position 20 is outside"):
+        small.next_batch()
+
+
+@pytest.mark.parametrize("token", [2**31, -1])
+def test_what_is_no_token_is_not_written(tmp_path, token):
+    with pytest.raises(UserError, match=rf"a\.bin: {token} is no token"):
         write_shard(tmp_path / "a.bin", [0, token])
     assert not list(tmp_path.iterdir())
 
@@ -225,11 +245,10 @@ def header(magic=20240520, version=1, count=3):
     [
         (b"", "has 0 bytes, fewer than the 1024 of a token file's header"),
         (header()[:1023], "has 1023 bytes, fewer than"),
-        (header(magic=7) + bytes(6), "begins with 7 instead of 20240520.* another format"),
-        (
-            header(magic=20240801) + bytes(12),
-            "begins with 20240801 .* looks like llm.c's Llama 3 tokens",
-        ),
+        (header(magic=7) + bytes(6), "begins with 7 instead of 20240520 or 20240801.* another fo"),
+        (header(magic=20240326) + bytes(6), "begins with 20240326 .* looks like a llm.c model"),
+        (header(magic=20240801) + bytes(12), "is a token file of version 1, and only 7"),
+        (header(magic=20240801, version=7) + bytes(6), "promises 3 tokens and has 1.5; it is dam"),
         (header(version=2) + bytes(6), "is a token file of version 2, and only 1"),
         (header() + bytes(4), "promises 3 tokens and has 2; it is damaged"),
         (header() + bytes(7), "promises 3 tokens and has 3.5; it is damaged"),

@@ -1,9 +1,9 @@
 """What the scripts in this folder share: from documents to the files that training reads.
 
 A corpus is a folder of train_000000.bin, val_000000.bin (and further shards) and the tokenizer they
-were encoded with: tokenizer.tiktoken, tokenizer.bin, tokenizer.spm or characters.json. In front of
-each document stands the token that begins a text, as in llm.c's and llama2.c's corpora, so that a
-model knows where a text begins and can be asked to begin one.
+were encoded with: tokenizer.tiktoken, tokenizer.json, tokenizer.bin, tokenizer.spm or
+characters.json. In front of each document stands the token that begins a text, as in llm.c's and
+llama2.c's corpora, so that a model knows where a text begins and can be asked to begin one.
 
 Documents are read anew whenever they are gone through, one by one, so that gigabytes of them need
 little memory.
@@ -32,7 +32,7 @@ from tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer, train_bpe
 DATA = Path(__file__).resolve().parents[2] / "data"
 SHARD_TOKENS = 100_000_000
 BPE_CHARACTERS = 20_000_000  # more text hardly changes the vocabulary, and takes longer
-MOST_TOKENS = 65536  # that the 16 bits of a token file can tell apart
+MOST_MERGES = 65536 - 257  # of a vocabulary made here: a token then takes 16 bits
 BLOCK_BYTES = 1 << 20
 END_MARKS = END_OF_TEXT, "</s>"  # which other programs put between documents
 
@@ -133,7 +133,7 @@ def write_corpus(train: Iterable[str], val: Iterable[str], folder: Path, tokeniz
         tokenizer: as in `--tokenizer`.
 
     Raises:
-        UserError: a split has no text, or the tokenizer cannot be had or is too large.
+        UserError: a split has no text, or the tokenizer cannot be had.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--out {folder} is a file; name a folder for the corpus")
@@ -173,23 +173,14 @@ def write_corpus(train: Iterable[str], val: Iterable[str], folder: Path, tokeniz
 
 def _make_tokenizer(name: str, train: Iterable[str]) -> Tokenizer:
     if name == "chars":
-        tokenizer = CharTokenizer(_characters(train))
-    elif name.startswith("bpe:"):
-        return _train_bpe(name, train)
-    else:
-        tokenizer = tokenizer_of(name)
-    if tokenizer.vocab_size > MOST_TOKENS:
-        raise UserError(
-            f"{name} has {tokenizer.vocab_size:,} tokens, and a token file can tell "
-            f"{MOST_TOKENS:,} apart; use a smaller vocabulary"
-        )
-    return tokenizer
+        return CharTokenizer(_characters(train))
+    return _train_bpe(name, train) if name.startswith("bpe:") else tokenizer_of(name)
 
 
 def _train_bpe(name: str, train: Iterable[str]) -> Tokenizer:
-    merges, most = name.removeprefix("bpe:"), MOST_TOKENS - 257
-    if not (merges.isdecimal() and int(merges) <= most):
-        raise UserError(f"{name} must be bpe: and a number of merges from 0 to {most}")
+    merges = name.removeprefix("bpe:")
+    if not (merges.isdecimal() and int(merges) <= MOST_MERGES):
+        raise UserError(f"{name} must be bpe: and a number of merges from 0 to {MOST_MERGES}")
     tokenizer = train_bpe(_first_characters(train, BPE_CHARACTERS), int(merges))
     if (made := tokenizer.vocab_size - 257) < int(merges):
         print(f"{name} became bpe:{made}, as after so many merges no pair of tokens occurs twice")
@@ -207,7 +198,7 @@ def _characters(texts: Iterable[str]) -> str:
 def _encodable(
     documents: Iterable[str], tokenizer: Tokenizer, left_out: Counter[str], marks: Counter[str]
 ) -> Iterator[str]:
-    """The documents without the characters that a vocabulary of characters has not.
+    """The documents without the characters that the vocabulary cannot spell.
 
     Nothing could be said of those: no model that is trained on the one split has ever seen them.
 
@@ -215,12 +206,11 @@ def _encodable(
         left_out: counts them.
         marks: counts what looks as if it were to end a document.
     """
-    known = set(tokenizer.characters) if isinstance(tokenizer, CharTokenizer) else None
     for document in documents:
         for mark in END_MARKS:
             if count := document.count(mark):
                 marks[mark] += count
-        if known and (unknown := set(document) - known):
+        if unknown := tokenizer.unknown(document):
             left_out.update(character for character in document if character in unknown)
             document = document.translate(dict.fromkeys(map(ord, unknown)))
         yield document
@@ -236,7 +226,7 @@ def _first_characters(texts: Iterable[str], limit: int) -> Iterator[str]:
 
 def _write_shards(documents: Iterable[str], folder: Path, name: str, tokenizer: Tokenizer) -> int:
     """Write `name`_000000.bin and so on; returns how many tokens that were."""
-    shards, tokens = 0, array("H")
+    shards, tokens = 0, array("H" if tokenizer.vocab_size <= 1 << 16 else "I")
     for document in tqdm(documents, desc=name, unit=" documents", disable=None, leave=False):
         if not document.strip():
             continue

@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 from corpora import call, read_documents, read_tokens
 
-from dataloader import DataLoader
+from dataloader import DataLoader, count_tokens
 from dev import download_starter_pack
 from dev.data import corpus, pydocs, textfile, tinyshakespeare, tinystories
 from dev.download import download
@@ -156,12 +156,15 @@ def test_a_senseless_number_of_merges_is_refused(tmp_path, name):
         corpus.write_corpus(["a"], ["b"], tmp_path / "out", name)
 
 
-def test_a_vocabulary_too_large_for_16_bits_is_refused(tmp_path):
+def test_a_vocabulary_too_large_for_16_bits_takes_32(tmp_path):
     singles = {bytes([byte]): byte for byte in range(256)}
     pairs = {bytes([a, b]): 256 * (a + 1) + b for a in range(256) for b in range(256)}
     BytePairTokenizer(singles | pairs).save(tmp_path / "large.tiktoken")
-    with pytest.raises(UserError, match=r"large\.tiktoken has 65,793 tokens"):
-        corpus.write_corpus(["a"], ["b"], tmp_path / "out", str(tmp_path / "large.tiktoken"))
+    corpus.write_corpus(["éa"], ["b"], tmp_path / "out", str(tmp_path / "large.tiktoken"))
+    assert count_tokens(tmp_path / "out" / "*.bin") == [3, 2]
+    loader = DataLoader(tmp_path / "out" / "train_*.bin", 1, 2, vocab_size=65793)
+    tokens, targets = loader.next_batch()
+    assert (tokens.tolist(), targets.tolist()) == ([[65792, 0xC3]], [[0xC3, 0xAA * 256 + 0x61]])
 
 
 def test_one_document_in_ten_is_for_validation():

@@ -5,7 +5,7 @@ import math
 from functools import cache
 from pydoc_data.topics import topics
 
-from formats import hf_byte_level, hf_sentencepiece
+from formats import byte_level, hf_sentencepiece
 from formats.tokenizer_files import tokenizer_from_bytes
 from tokenizer import BYTE_PIECES, SPECIAL_PIECES, BytePairTokenizer, LlamaTokenizer, train_bpe
 
@@ -25,15 +25,19 @@ LLAMA = llama(
 )
 
 
+def gpt2_content(tokenizer: BytePairTokenizer) -> dict:
+    return byte_level.content(byte_level.of_ranks(tokenizer))
+
+
 @cache
 def small_files() -> tuple[str, ...]:
     """A tokenizer.json of each kind, and one of each with special tokens behind its vocabulary."""
     tiny = train_bpe("abab abab aba", 5)
     special = LlamaTokenizer([*LLAMA.pieces, b"<pad>"], [*LLAMA.scores, -math.inf])
     contents = (
-        hf_byte_level.content(tiny),
+        gpt2_content(tiny),
         hf_sentencepiece.content(LLAMA),
-        hf_byte_level.content(BytePairTokenizer(tiny.ranks, ["[PAD]", "<é>"])),
+        gpt2_content(BytePairTokenizer(tiny.ranks, ["[PAD]", "<é>"])),
         hf_sentencepiece.content(special),
     )
     return tuple(map(json.dumps, contents))

@@ -214,7 +214,7 @@ def test_a_model_without_its_tokenizer_is_not_written(path):
 )
 def test_tokens_that_look_the_same_are_not_written(path, tokenizer, monkeypatch):
     # Which may refuse them, too.
-    monkeypatch.setattr("formats.gguf_tokenizer.merges", lambda ranks: [])
+    monkeypatch.setattr("formats.byte_level.merges", lambda ranks: [])
     with pytest.raises(UserError, match=r"model\.gguf: two tokens"):
         write(path, llama(tokenizer))
 

@@ -5,9 +5,10 @@ import re
 
 import gguf as library
 import pytest
-from gguf_files import LLAMA, TEXTS, TRAINED, fields_of, forge_tokenizer, llama
+from gguf_files import LLAMA, TEXT, TEXTS, TRAINED, fields_of, forge_tokenizer, llama
 
 from errors import FormatError
+from formats.byte_level import ByteLevelTokenizer
 from formats.gguf import read, write
 from tokenizer import BYTE_PIECES, BytePairTokenizer, LlamaTokenizer
 
@@ -41,10 +42,7 @@ WORD = [1] * 266 + [4]  # the last one's type: llama.cpp looks for it in a text
         (LLAMA, {"tokens": [*SPELLED[:3], *TEXTS, *SPELLED[3:259]]}, "has not <s>"),
         (LLAMA, {"token_type": WORD}, "looks for '▁▁' in a text"),
         (TRAINED, {"model": "bert"}, "is of the kind 'bert'"),
-        (TRAINED, {"pre": "llama-bpe"}, "splits a text into words as 'llama-bpe', unlike GPT-2's"),
-        (TRAINED, {"pre": None}, "splits a text into words as 'default'"),
-        (TRAINED, {"merges": None}, "'s tokens are not in the order of their merges"),
-        (TRAINED, {"token_type": [1] * 264 + [4, 1]}, "looks for '.+' in a text"),
+        (TRAINED, {"pre": "tekken"}, "splits a text into words as 'tekken', which is unknown here"),
     ],
 )
 def test_of_a_tokenizer_unlike_ours_it_is_said_why(path, tokenizer, changes, reason):
@@ -54,7 +52,7 @@ def test_of_a_tokenizer_unlike_ours_it_is_said_why(path, tokenizer, changes, rea
     assert re.match(f"its tokenizer ?{reason}" if reason else "$", weights.unread_tokenizer)
 
 
-def test_byte_pairs_are_ours_only_in_the_order_of_merges(path):
+def test_byte_pairs_are_gpt2s_kind_only_in_the_order_of_merges(path):
     write(path, llama(TRAINED))
     tokens, merges = (fields_of(path)[f"tokenizer.ggml.{each}"] for each in ("tokens", "merges"))
     forge_tokenizer(path, TRAINED, tokens=tokens, merges=merges)
@@ -62,15 +60,15 @@ def test_byte_pairs_are_ours_only_in_the_order_of_merges(path):
     for changes in (
         {"merges": merges[::-1]},
         {"merges": merges[:-1]},
-        {"tokens": [*tokens[:-1], "<|end|>"]},
-        {"tokens": [tokens[-1], *tokens[:-1]]},
-        {"tokens": ["A", *tokens[1:]]},  # a byte twice, another not at all
-        {"tokens": [" ", *tokens[1:]]},  # no character that stands for a byte
-        {"tokens": [b"\xff", *tokens[1:]]},
-        {"tokens": ["", *tokens[1:]]},
+        {"merges": None},
+        {"pre": None},
+        {"token_type": [1] * 264 + [4, 1]},
+        {"tokens": [tokens[-1], *tokens[:-1]], "eos_token_id": 0, "bos_token_id": 0},
     ):
         forge_tokenizer(path, TRAINED, **changes)
-        assert read(path).tokenizer is None
+        tokenizer = read(path).tokenizer
+        assert isinstance(tokenizer, ByteLevelTokenizer)
+        assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
 
 
 SPECIAL = {
@@ -113,6 +111,9 @@ def test_llama_cpp_has_counted_padding_from_1_and_called_special_tokens_user_def
     assert tokenizer.scores == [*LLAMA.scores, -math.inf, -math.inf]
 
 
+WITH_BLANK = [" ", *(f"t{number}" for number in range(265))]  # which no byte is spelled as
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "changes", "sentence"),
     [
@@ -127,6 +128,13 @@ def test_llama_cpp_has_counted_padding_from_1_and_called_special_tokens_user_def
         (LLAMA, {"token_type": [1] * 266}, "types of 266 tokens, and 267 tokens;"),
         (TRAINED, {"tokens": ["A"]}, "1 tokens, but embeddings of 266;"),
         (TRAINED, {"merges": "a b"}, r"a tokenizer\.ggml\.merges of a b;"),
+        (TRAINED, {"merges": ["a b"]}, "the merge 'a b', which is not of two of its tokens;"),
+        (TRAINED, {"merges": ["i t", "i t"]}, "the merge 'i t' twice;"),
+        (TRAINED, {"tokens": ["A"] * 266}, "a token twice, or an empty one;"),
+        (TRAINED, {"tokens": ["", *map(str, range(265))]}, "a token twice, or an empty one;"),
+        (TRAINED, {"tokens": WITH_BLANK, "merges": None}, "the token ' ', which does not spell"),
+        (TRAINED, {"bos_token_id": 266}, "a token 266 that begins or ends texts, and 266 tokens;"),
+        (TRAINED, {"eot_token_id": 300}, "a token 300 that begins or ends texts, and 266 tokens;"),
     ],
 )
 def test_a_damaged_tokenizer_is_refused(path, tokenizer, changes, sentence):

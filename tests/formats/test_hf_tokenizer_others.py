@@ -5,12 +5,11 @@ import json
 import random
 
 import pytest
-from hf_files import LLAMA, TRAINED, gpt2_file, llama_file, loaded, small_files
+from hf_files import LLAMA, TRAINED, gpt2_content, gpt2_file, llama_file, loaded, small_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errors import FormatError
-from formats import hf_byte_level
 from formats.byte_pairs import byte_characters
 from formats.tokenizer_files import load_tokenizer, tokenizer_from_bytes
 from tokenizer import train_bpe
@@ -74,7 +73,7 @@ def test_merges_to_special_tokens_are_not_for_texts():
 
 
 def write_vocab(folder, tokenizer=TRAINED, version="#version: 0.2\n"):
-    content = hf_byte_level.content(tokenizer)["model"]
+    content = gpt2_content(tokenizer)["model"]
     lines = "".join(f"{left} {right}\n" for left, right in content["merges"])
     (folder / "merges.txt").write_text(version + lines, encoding="utf-8")
     (folder / "vocab.json").write_text(json.dumps(content["vocab"]), encoding="utf-8")
@@ -183,7 +182,7 @@ REFUSED = [
         "setting continuing_subword_prefix",
     ),
     (changed(gpt2_file(), "model", "vocab", []), "has no vocab, or one of a strange type"),
-    (changed(gpt2_file(), "model", "vocab", {}), "tokens whose ids are not|a last token"),
+    (changed(gpt2_file(), "model", "vocab", {}), "tokens whose ids are not"),
     (changed(gpt2_file(), "model", "merges", {}), "has no merges, or one of a strange type"),
     (changed(gpt2_file(), "added_tokens", "DELETED"), "has no added_tokens, or one"),
     (changed(gpt2_file(), "added_tokens", 0, "content", 7), "has no content, or one"),
@@ -196,20 +195,17 @@ REFUSED = [
     (changed(gpt2_file(), "model", "vocab", "a", 97.0), "ids are not 0, 1, 2"),
     (changed(gpt2_file(), "model", "vocab", "a", None), "ids are not 0, 1, 2"),
     (changed(gpt2_file(), "model", "vocab", "a", "DELETED"), "ids are not 0, 1, 2"),
-    (with_added(gpt2_file(), "<w>", special=False), "the added token '<w>', which is not special"),
     (with_added(gpt2_file(), "<pad>", behind=1), "260 tokens whose ids are not 0, 1, 2"),
     (with_added(gpt2_file(), "\ud83d"), "has the token '.ud83d', which is no text"),
-    (
-        with_ids(with_token(with_added(gpt2_file(), "<pad>"), "<pad>"), "<pad>", "a"),
-        "has the special token '<pad>' within its vocabulary",
-    ),
-    (with_token(gpt2_file(), "cd"), r"a last token that is not <\|endoftext\|>"),
     (with_token(gpt2_file(), ""), "has an empty token"),
-    (changed(gpt2_file(), "normalizer", {"type": "NFC"}), "has the steps .*'NFC'.* before its"),
-    (changed(gpt2_file(), "pre_tokenizer", None), "has the steps .*None.* before its model"),
-    (changed(gpt2_file(), "pre_tokenizer", "add_prefix_space", True), "has the steps .*True"),
-    (changed(gpt2_file(), "pre_tokenizer", "use_regex", False), "has the steps .*ByteLevel"),
-    (changed(gpt2_file(), "pre_tokenizer", gpt2_split(r"\p{N}")), "has the steps .*Sequence"),
+    (
+        changed(gpt2_file(), "normalizer", {"type": "NFD"}),
+        "the step .*'NFD'.* beside its model",
+    ),
+    (changed(gpt2_file(), "pre_tokenizer", None), "has the step None beside its model"),
+    (changed(gpt2_file(), "pre_tokenizer", "add_prefix_space", True), "has the step .*True"),
+    (changed(gpt2_file(), "pre_tokenizer", "use_regex", False), "has the step .*ByteLevel"),
+    (changed(gpt2_file(), "pre_tokenizer", gpt2_split(r"(a+)+")), r"has the step .*\(a\+\)\+"),
     (changed(gpt2_file(), "model", "merges", 0, ["a"]), r"the merge \['a'\], which is not of two"),
     (changed(gpt2_file(), "model", "merges", 0, [["a"], "b"]), "which is not of two of its"),
     (changed(gpt2_file(), "model", "merges", 0, "a b c"), "the merge 'a b c', which is not of two"),
@@ -217,19 +213,9 @@ REFUSED = [
     (changed(gpt2_file(), "model", "merges", 0, ["a", "c"]), r"\['a', 'c'\], which is not of two"),
     (changed(gpt2_file(), "model", "merges", 0, ["", "ab"]), r"\['', 'ab'\], which is not of two"),
     (with_merge(gpt2_file(), 1, ["a", "b"]), r"has the merge \['a', 'b'\] twice"),
-    (changed(gpt2_file(), "model", "merges", 0, "DELETED"), "ids are not in the order of"),
-    (changed(gpt2_file(), "model", "merges", []), "ids are not in the order of the merges"),
-    (
-        changed(gpt2_file(), "model", "merges", [["Ġ", "ab"], ["a", "b"]]),
-        "ids are not in the order of the merges",
-    ),
-    (with_gpt2_merges("ab", "bc", "a bc"), r"\('a', 'bc'\), which other merges make impossible"),
-    (with_gpt2_merges("aa", "a aa"), r"\('a', 'aa'\), which other merges make impossible"),
-    (with_gpt2_merges("ab c", "ab"), r"\('ab', 'c'\), which other merges make impossible"),
     (with_gpt2_merges("▁b"), "has the token '▁b', which does not spell bytes"),
-    (without_byte(gpt2_file()), "has no token A for the byte 65"),
     # Llama's kind
-    (changed(llama_file(), "model", "byte_fallback", False), "the special token '<unk>'"),
+    (changed(llama_file(), "model", "byte_fallback", False), "has the step .* beside its model"),
     (changed(llama_file(), "model", "ignore_merges", True), "has the setting ignore_merges"),
     (with_added(llama_file(), "w", special="yes"), "the added token 'w', which is not special"),
     (with_merge(with_added(llama_file(), "aaa"), 0, ["aa", "a"]), "which is not of two of its"),
@@ -325,7 +311,8 @@ def check_that_it_is_refused_or_works(data: bytes) -> None:
         assert str(error).startswith("t/tokenizer.json")
     else:
         text = "abab  aa naïve 😀"
-        assert tokenizer.decode(tokenizer.encode(text)) == text
+        if not tokenizer.unknown(text):
+            assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 FUZZ = given(seed=st.integers(0, 2**32))
