@@ -36,6 +36,8 @@ class Exercise:
             d and the name of an argument, and are compared with central differences. `forward`
             takes the arguments that it knows, and `dout` is the derivative by what it returns.
         mistakes: wrong functions by what to tell whoever computes the same.
+        apart: whether what is told of a mistake is true of each of its outputs by itself, whatever
+            the others are.
         factors: from arguments, factors by what to call them, that are easily forgotten or doubled.
         tolerance: the largest relative error that passes.
     """
@@ -45,6 +47,7 @@ class Exercise:
     outputs: Sequence[str]
     forward: Callable | None = None
     mistakes: Mapping[str, Callable] = field(default_factory=dict)
+    apart: bool = False
     factors: Callable[..., Mapping[str, float]] | None = None
     tolerance: float = TOLERANCE
 
@@ -144,14 +147,20 @@ def _kind(result: Any) -> str:
 
 def _explain(exercise: Exercise, given: list, wanted: list, errors: list[float]) -> str:
     """Words for what is wrong: those of a known mistake, else of each output by itself."""
+    known = [""] * len(exercise.outputs)  # of each output, the first that makes it, too
     for words, mistaken in exercise.mistakes.items():
         results = [exercise.call(mistaken, case) for case in exercise.cases]
-        if all(
-            _error(g, r) < exercise.tolerance
-            for got, result in zip(given, results, strict=True)
-            for g, r in zip(got, result, strict=True)
-        ):
+        same = [
+            all(
+                _error(got[i], result[i]) < exercise.tolerance
+                for got, result in zip(given, results, strict=True)
+            )
+            for i in range(len(exercise.outputs))
+        ]
+        if all(same):
             return f"not yet. {words}"
+        for i in np.flatnonzero(same):
+            known[i] = known[i] or words
     if all(
         min(_error(g, w) for g in got) < exercise.tolerance
         for got, want in zip(given, wanted, strict=True)
@@ -162,6 +171,8 @@ def _explain(exercise: Exercise, given: list, wanted: list, errors: list[float])
     for i, name in enumerate(exercise.outputs):
         if errors[i] < exercise.tolerance:
             lines.append(f"  {name} is right.")
+        elif exercise.apart and known[i]:
+            lines.append(f"  {name}: {known[i]}")
         else:
             pairs = [(got[i], want[i]) for got, want in zip(given, wanted, strict=True)]
             lines.append(f"  {name} {_describe(exercise, pairs)}")

@@ -9,8 +9,12 @@ SCALE, CUBIC = math.sqrt(2 / math.pi), 0.044715
 rng = np.random.default_rng(21)
 
 
+def tanh_of(x, constant=CUBIC):
+    return np.tanh(SCALE * (x + constant * x**3))
+
+
 def gelu(x: np.ndarray) -> np.ndarray:
-    return 0.5 * x * (1 + np.tanh(SCALE * (x + CUBIC * x**3)))
+    return 0.5 * x * (1 + tanh_of(x))
 
 
 def geglu(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
@@ -31,13 +35,23 @@ def slope_with(
     """GELU's derivative with something else in the place of some of its parts."""
 
     def slope(x):
-        t = np.tanh(SCALE * (x + CUBIC * x**3))
+        t = tanh_of(x)
         return half * (first(t) + outer(x) * tanh_slope(t) * inner(x))
 
     return slope
 
 
 gelu_slope = slope_with()
+
+
+def slope_with_constant(constant):
+    """GELU's derivative with another number in the place of 0.044715."""
+
+    def slope(x):
+        t, inner = tanh_of(x, constant), SCALE * (1 + 3 * constant * x**2)
+        return 0.5 * (1 + t + x * (1 - t**2) * inner)
+
+    return slope
 
 
 def silu_slope(x):
@@ -95,7 +109,40 @@ geglu_steps = {
         "The derivative of tanh u is 1 - tanh(u)^2; yours has a plus.": (
             slope_with(tanh_slope=lambda t: 1 + t**2)
         ),
+        "The derivative of tanh u is 1 - tanh(u)^2; yours is tanh(u)^2.": (
+            slope_with(tanh_slope=lambda t: t**2)
+        ),
+        "The derivative of tanh u is 1 - tanh(u)^2; yours is the root of that.": (
+            slope_with(tanh_slope=lambda t: np.sqrt(1 - t**2))
+        ),
+        "The sign of the second term of dgate is wrong: both are added.": (
+            slope_with(tanh_slope=lambda t: t**2 - 1)
+        ),
+        "The derivative of the tanh is taken at the gate in yours. It is 1 - tanh(u)^2.": (
+            lambda x: gelu_slope(x) + x / 2 * inner_slope(x) * (tanh_of(x) ** 2 - np.tanh(x) ** 2)
+        ),
+        "In du/dgate sqrt(2/pi) multiplies both terms: parentheses are missing.": (
+            slope_with(inner=lambda x: SCALE + 3 * CUBIC * x**2)
+        ),
         "In dgate the 1/2 of GELU is missing.": slope_with(half=1),
+        "In dgate the 1/2 of GELU is missing in the second term.": slope_with(
+            outer=lambda x: 2 * x
+        ),
+        "In dgate the 1/2 of GELU is missing in the first term.": (
+            slope_with(first=lambda t: 2 * (1 + t))
+        ),
+        "In dgate the first term is GELU in yours. The product rule leaves its factor "
+        "(1 + tanh u)/2 there, without the gate.": lambda x: (
+            gelu(x) + slope_with(first=lambda t: 0)(x)
+        ),
+        "dgate is multiplied by GELU in yours. It is dout times up times GELU's derivative.": (
+            lambda x: gelu(x) * gelu_slope(x)
+        ),
+        "The slope in dgate is that of another approximation, x sigmoid(1.702 x). Gemma's is the "
+        "tanh form.": lambda x: silu_slope(1.702 * x),
+        "The constant is 0.044715; yours is 0.44715, at least in dgate.": slope_with_constant(
+            10 * CUBIC
+        ),
         "In dgate there is GELU itself. It is its derivative that the chain rule asks for.": gelu,
         "In dgate nothing of GELU is left: that is a plain product's gradient.": (
             lambda x: np.ones_like(x)
@@ -118,11 +165,27 @@ geglu_steps = {
         ),
         "dup has GELU's derivative. up enters the product as it is, so only GELU of the gate "
         "itself multiplies it.": lambda dout, gate: dout * gelu_slope(gate),
+        "dup has another approximation, x sigmoid(1.702 x). Gemma's GELU is the tanh form.": (
+            lambda dout, gate: dout * gate * (1 + np.tanh(0.851 * gate)) / 2
+        ),
+        "The constant is 0.044715; yours is 0.44715 in dup.": (
+            lambda dout, gate: dout * 0.5 * gate * (1 + tanh_of(gate, 10 * CUBIC))
+        ),
+        "In dup the 1/2 of GELU is missing.": lambda dout, gate: 2 * dout * gelu(gate),
         "dup lacks `dout`.": lambda dout, gate: gelu(gate),
         "dup lacks GELU of the gate, by which up is multiplied.": lambda dout, gate: dout,
     },
     "order": {"They are swapped: dgate comes first, then dup.": slice(None, None, -1)},
 }
+
+
+def roles_exchanged(dout, gate, up):
+    """The gradients of gate GELU(up)."""
+    return geglu_backward(dout, up, gate)[::-1]
+
+
+def slope_of_up(dout, gate, up):
+    return dout * up * gelu_slope(up), dout * gelu(gate)
 
 
 def geglu_cases(*sizes: tuple[int, int]) -> list[dict[str, np.ndarray]]:

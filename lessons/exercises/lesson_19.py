@@ -3,8 +3,17 @@
 import numpy as np
 
 from exercises import Exercise, Grader
-from exercises.geglu import geglu, geglu_backward, geglu_cases, geglu_steps, geglu_with
+from exercises.geglu import (
+    geglu,
+    geglu_backward,
+    geglu_cases,
+    geglu_steps,
+    geglu_with,
+    roles_exchanged,
+    slope_of_up,
+)
 from exercises.head_norm import (
+    dweight_of_x,
     dweight_unturned,
     norm_cases,
     norm_inputs_kept,
@@ -13,7 +22,10 @@ from exercises.head_norm import (
     norm_rotate_with,
     norm_steps,
     of_rotated,
+    only_first_scaled,
     other_order,
+    weighed_before,
+    x_turned,
 )
 from exercises.lesson_08 import attention_dscores
 from exercises.steps import alone_and_in_pairs
@@ -22,8 +34,7 @@ from exercises.window import (
     VISIBLE,
     causal,
     dscores_of_infinite,
-    masked_after,
-    scores_with,
+    everything,
     sees,
     window_attention,
     window_backward,
@@ -60,11 +71,18 @@ grade = Grader(
         window_cases((6, 3, 2), (8, 5, 3), (5, 2, 9)),
         ["dq", "dk", "dv"],
         window_attention,
+        apart=True,
         mistakes={
             **alone_and_in_pairs(window_backward_with, window_steps),
-            NOT_ADDED_UP: masked_after(sees, scores_with(causal)),
+            NOT_ADDED_UP: window_backward_with(visible=causal, cut="probs"),
             f"{NOT_ADDED_UP} And so with the keys after the query.": (
-                masked_after(sees, scores_with(lambda T, window: True))
+                window_backward_with(visible=everything, cut="probs")
+            ),
+            "You cut off dscores. The probabilities were wrong before that: hide the scores, with "
+            "-inf.": window_backward_with(visible=causal, cut="dscores"),
+            "You cut off dscores. The probabilities were wrong before that: hide the scores, with "
+            "-inf, those of the keys after the query, too.": (
+                window_backward_with(visible=everything, cut="dscores")
             ),
             "probs and dprobs have changed places in your dscores.": window_backward_with(
                 dscores=lambda dprobs, probs: attention_dscores(probs, dprobs)
@@ -108,17 +126,23 @@ grade = Grader(
         norm_cases((2, 5, 3, 4), (1, 4, 2, 6)),
         ["dx", "dweight"],
         norm_rotate,
+        apart=True,
         mistakes={
             **alone_and_in_pairs(norm_rotate_with, norm_steps),
             "The order: you went back through the norm first, and then through the rotation. The "
             "rotation came last, so the way back begins with it.": other_order,
             "That is the way back of the other order, rotation first and then norm. Here the norm "
             "comes first, and its weights do not turn.": of_rotated,
-            "dx is right. dweight, too, is made of the gradient that was turned back.": (
-                dweight_unturned
+            "x is what the norm was given, before anything was turned: leave it as it is.": (
+                x_turned
             ),
-            "dweight is right. In dx you took x where the normalised row belongs: norm = x "
-            "rstd.": norm_inputs_kept,
+            "rstd multiplies the whole bracket of dx, the second term, too.": only_first_scaled,
+            "`weight` multiplies before the rotation in the forward pass, so on the way back it "
+            "comes after: turn first.": weighed_before,
+            "dweight is made of x in yours. What multiplies the weight is the normalised row, x "
+            "rstd.": dweight_of_x,
+            "dweight, too, is made of the gradient that was turned back.": (dweight_unturned),
+            "In dx you took x where the normalised row belongs: norm = x rstd.": norm_inputs_kept,
         },
     ),
     Exercise(
@@ -126,6 +150,11 @@ grade = Grader(
         geglu_cases((4, 5), (3, 7)),
         ["dgate", "dup"],
         geglu,
-        mistakes=alone_and_in_pairs(geglu_with, geglu_steps),
+        mistakes={
+            **alone_and_in_pairs(geglu_with, geglu_steps),
+            "Gate and up have changed places: it is the gate that GELU bends.": roles_exchanged,
+            "In dgate GELU's slope is taken at `up`. Take it at the gate.": slope_of_up,
+        },
+        apart=True,
     ),
 )

@@ -36,19 +36,34 @@ def sees(T: int, window: int) -> np.ndarray:
     return np.tri(T, dtype=bool) & ~np.tri(T, k=-window, dtype=bool)
 
 
-def window_scores(q: np.ndarray, k: np.ndarray, window: int) -> np.ndarray:
-    return np.where(sees(len(q), window), q @ k.T / math.sqrt(q.shape[1]), -np.inf)
+def root_of_head_size(q: np.ndarray) -> float:
+    return math.sqrt(q.shape[1])
 
 
 def window_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, window: int) -> np.ndarray:
-    return softmax(window_scores(q, k, window)) @ v
+    scores = np.where(sees(len(q), window), q @ k.T / root_of_head_size(q), -np.inf)
+    return softmax(scores) @ v
 
 
-def window_backward_with(scores=window_scores, **steps: Callable) -> Callable:
-    """The backward pass of a head with another function in the place of some of its steps."""
+def window_backward_with(
+    visible=sees, divisor=root_of_head_size, hidden=-np.inf, cut=None, **steps: Callable
+) -> Callable:
+    """The backward pass of a head with something else in the place of some of its steps.
+
+    `cut` names a step, "probs" or "dscores", whose result is cut to the window afterwards.
+    """
 
     def backward(dout, q, k, v, window):
-        return backward_with(lambda q, k: scores(q, k, window), **steps)(dout, q, k, v)
+        def scores(q, k):
+            return np.where(visible(len(q), window), q @ k.T / divisor(q), hidden)
+
+        def cut_to_window(function):
+            return lambda *arrays: function(*arrays) * sees(len(q), window)
+
+        functions = {"probs": softmax, "dscores": attention_dscores} | steps
+        if cut:
+            functions[cut] = cut_to_window(functions[cut])
+        return backward_with(scores, **functions)(dout, q, k, v)
 
     return backward
 
@@ -59,54 +74,37 @@ def window_backward(
     return window_backward_with()(dout, q, k, v, window)
 
 
-def scores_with(visible: Callable) -> Callable:
-    """Scores that are hidden where `visible(T, window)` is not so."""
-
-    def scores(q, k, window):
-        products = q @ k.T / math.sqrt(q.shape[1])
-        return np.where(visible(len(q), window), products, -np.inf)
-
-    return scores
-
-
-def scores_without_scale(q, k, window):
-    return window_scores(q, k, window) * math.sqrt(q.shape[1])
-
-
-def hidden_as_zero(q, k, window):
-    return np.where(sees(len(q), window), q @ k.T / math.sqrt(q.shape[1]), 0)
-
-
 def dscores_of_infinite(dprobs, probs):
     with np.errstate(invalid="ignore"):  # 0 times infinity is no number
         return attention_dscores(np.where(probs > 0, dprobs, -np.inf), probs)
 
 
-def masked_after(visible: Callable, scores: Callable) -> Callable:
-    """A backward pass whose probabilities are cut by the window and do not add up to 1 any more."""
-
-    def backward(dout, q, k, v, window):
-        def probs(s):
-            return softmax(s) * visible(len(q), window)
-
-        return backward_with(lambda q, k: scores(q, k, window), probs=probs)(dout, q, k, v)
-
-    return backward
+def over_queries_softmax(scores):
+    return softmax(scores.T).T
 
 
-def with_scale(of_dq: int, of_dk: int) -> Callable:
+def with_scale(of_dq: int, of_dk: int, dq_dk: Callable = attention_dq_dk) -> Callable:
     """dq and dk with these powers of the scale more than they should have."""
 
-    def dq_dk(dscores, q, k):
+    def scaled(dscores, q, k):
         scale = 1 / math.sqrt(q.shape[1])
-        dq, dk = attention_dq_dk(dscores, q, k)
+        dq, dk = dq_dk(dscores, q, k)
         return dq * scale**of_dq, dk * scale**of_dk
 
-    return dq_dk
+    return scaled
+
+
+def by_positions(dscores, q, k):
+    scale = math.sqrt(q.shape[1] / len(q))
+    return tuple(gradient * scale for gradient in attention_dq_dk(dscores, q, k))
 
 
 def causal(T, window):
     return np.tri(T, dtype=bool)
+
+
+def everything(T, window):
+    return np.ones((T, T), bool)
 
 
 TOO_MANY = (
@@ -133,17 +131,32 @@ NOT_ADDED_UP = (
 )
 
 window_steps = {
-    "scores": {
-        **{words: scores_with(visible) for words, visible in VISIBLE.items()},
+    "visible": {
+        **VISIBLE,
         "Nothing is masked: a query sees neither keys after it nor those out of its window.": (
-            scores_with(lambda T, window: True)
+            everything
         ),
+    },
+    "divisor": {
         "You forgot 1/sqrt(head_size) in the recomputed scores: those are not the probabilities of "
-        "the forward pass.": scores_without_scale,
-        "Hidden scores are 0 in yours. exp(0) is 1, so hidden keys get probability: use "
-        "-inf.": hidden_as_zero,
+        "the forward pass.": lambda q: 1,
+        "The scores are divided by sqrt(T) in yours; divide by sqrt(head_size), q.shape[1].": (
+            lambda q: math.sqrt(len(q))
+        ),
+        "The scores are divided by head_size in yours; divide by its root.": (lambda q: q.shape[1]),
+    },
+    "hidden": {
+        "Hidden scores are 0 in yours. exp(0) is 1, so hidden keys get probability: use -inf.": 0
+    },
+    "probs": {
+        "Your softmax runs over the queries. Each query has one of its own, over its keys: "
+        "axis=1.": over_queries_softmax,
+        "Your probabilities are not divided by the sum of their row.": np.exp,
     },
     "dscores": {
+        "dprobs is transposed in yours: rows are queries, so it is dout times v transposed.": (
+            lambda dprobs, probs: attention_dscores(dprobs.T, probs)
+        ),
         FIRST_TERM: only_first_term,
         OVER_QUERIES: over_queries,
         ALONG_KEYS: along_keys,
@@ -168,7 +181,10 @@ window_steps = {
         DK: not_transposed,
         OTHER_FACTOR: other_factor,
         "dq and dk lack 1/sqrt(head_size).": with_scale(-1, -1),
-        "dq and dk have 1/sqrt(head_size) twice.": with_scale(1, 1),
+        "dq and dk are divided by head_size in yours; divide by its root, once.": with_scale(1, 1),
+        "dq and dk are multiplied by sqrt(head_size) in yours; divide by it.": with_scale(-2, -2),
+        "dq and dk are divided by sqrt(T) in yours; divide by sqrt(head_size).": by_positions,
+        f"dq and dk lack 1/sqrt(head_size). {DK}": with_scale(-1, -1, not_transposed),
         "dq lacks 1/sqrt(head_size).": with_scale(-1, 0),
         "dk lacks 1/sqrt(head_size).": with_scale(0, -1),
     },

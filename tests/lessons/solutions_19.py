@@ -175,6 +175,22 @@ def window_backward_infinite_dprobs(dout, q, k, v, window):
     return dscores @ k, dscores.T @ q, probs.T @ dout
 
 
+def window_backward_over_queries(dout, q, k, v, window):
+    exps = np.exp(np.where(sees(len(q), window), q @ k.T / np.sqrt(q.shape[1]), -np.inf))
+    return finish(dout, q, k, v, exps / exps.sum(0))
+
+
+def window_backward_nothing_before_the_softmax(dout, q, k, v, window):
+    return finish(dout, q, k, v, probs_of(q, k, window, causal=False, windowed=False, scale=False))
+
+
+def window_backward_cut_late(dout, q, k, v, window):
+    probs, dprobs = probs_of(q, k, window, windowed=False), dout @ v.T
+    dscores = probs * (dprobs - (dprobs * probs).sum(1, keepdims=True)) / np.sqrt(q.shape[1])
+    dscores[~sees(len(q), window)] = 0
+    return dscores @ k, dscores.T @ q, probs.T @ dout
+
+
 def window_backward_dict(dout, q, k, v, window):
     return dict(zip("qkv", window_backward(dout, q, k, v, window), strict=True))
 
@@ -287,6 +303,10 @@ def norm_rotate_backward_x_for_norm(dout, x, weight, angles):
     return dx, (back * x * rstd).sum((0, 1, 2))
 
 
+def norm_rotate_backward_dx_unturned(dout, x, weight, angles):
+    return normed(dout, x, weight)[0], normed(turned(dout, angles), x, weight)[1]
+
+
 def norm_rotate_backward_swapped(dout, x, weight, angles):
     return norm_rotate_backward(dout, x, weight, angles)[::-1]
 
@@ -347,6 +367,11 @@ def geglu_backward_gelu_twice(dout, gate, up):
     return dout * up * gelu, dout * gelu
 
 
+def geglu_backward_half(dout, gate, up):
+    t, slope = tanh_of(gate), np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * gate**2)
+    return dout * up * ((1 + t) / 2 + gate * (1 - t**2) * slope), dout * gate * (1 + t) / 2
+
+
 def geglu_backward_no_gate(dout, gate, up):
     t, slope = tanh_of(gate), np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * gate**2)
     return dout * up * ((1 + t) / 2 + 0.5 * (1 - t**2) * slope), dout * gate * (1 + t) / 2
@@ -382,6 +407,9 @@ MISTAKES = [
     (window_backward_dv, "probs has to be transposed"),
     (window_backward_swapped, "You swapped dq and dk"),
     (window_backward_infinite_dprobs, "You masked dprobs with -inf"),
+    (window_backward_over_queries, "Your softmax runs over the queries"),
+    (window_backward_nothing_before_the_softmax, "Second: You forgot 1/sqrt(head_size)"),
+    (window_backward_cut_late, "You cut off dscores"),
     (window_backward_dict, "it should return dq, dk, dv; it returned a dict"),
     (window_count_every, "The first window - 1 queries have fewer"),
     (window_count_square, "the whole square"),
@@ -404,6 +432,7 @@ MISTAKES = [
     (norm_rotate_backward_dweight_unturned, "dweight, too, is made of the gradient"),
     (norm_rotate_backward_rstd, "The factor rstd"),
     (norm_rotate_backward_x_for_norm, "you took x where the normalised row belongs"),
+    (norm_rotate_backward_dx_unturned, "dx: Nothing is turned back: "),
     (norm_rotate_backward_swapped, "All is right but the order"),
     (geglu_backward_silu, "Second: dup has SiLU of the gate"),
     (geglu_backward_silu_slope, "In dgate the slope is that of SiLU"),
@@ -416,6 +445,7 @@ MISTAKES = [
     (geglu_backward_swapped, "They are swapped"),
     (geglu_backward_plain_product, "dup is dout times the gate as it came"),
     (geglu_backward_gelu_twice, "In dgate there is GELU itself"),
+    (geglu_backward_half, "1/2 of GELU is missing in the second term"),
     (geglu_backward_no_gate, "the factor gate of the second term"),
     (geglu_backward_no_up_one_term, "Second: dgate lacks `up`"),
 ]

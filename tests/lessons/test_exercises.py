@@ -189,6 +189,19 @@ def test_other_arguments_are_named(capsys, wrong):
     assert "TypeError" not in out
 
 
+def test_an_output_alone_may_have_a_known_mistake(capsys):
+    def both(x):
+        return 2 * x, 3 * x
+
+    cases, mistakes = [{"x": np.array([1.0, 2, 5])}], {"A square.": lambda x: (x**2, x**2)}
+    for apart in (True, False):
+        exercise = Exercise(both, cases, ["a", "b"], mistakes=mistakes, apart=apart)
+        Grader(exercise)(named(lambda x: (x**2, 3 * x), "both"))
+        out = capsys.readouterr().out
+        assert ("  a: A square.\n" in out) == apart
+        assert "  b is right." in out
+
+
 def test_more_arguments_may_have_defaults(capsys):
     def double(x, n, factor=2):
         return factor * x
