@@ -199,10 +199,6 @@ def window_count_every(T, window):
     return T * window
 
 
-def window_count_square(T, window):
-    return T**2
-
-
 def window_count_triangle(T, window):
     return T * (T + 1) // 2
 
@@ -412,7 +408,6 @@ MISTAKES = [
     (window_backward_cut_late, "You cut off dscores"),
     (window_backward_dict, "it should return dq, dk, dv; it returned a dict"),
     (window_count_every, "The first window - 1 queries have fewer"),
-    (window_count_square, "the whole square"),
     (window_count_triangle, "the window is not in it"),
     (window_count_wide, "wider than the text"),
     (window_count_off_by_one, "window (window - 1) / 2"),
