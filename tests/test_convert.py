@@ -194,7 +194,7 @@ def test_a_slash_means_a_folder(program, tmp_path):
 def test_what_is_it(program, starter, tmp_path):
     out = convert(program, starter / "stories260K.bin")
     assert "llama2.c, version 0" in out
-    assert "Llama 2, 260,032 parameters" in out
+    assert "Llama, 260,032 parameters" in out
     assert re.search(r"num_kv_heads +4\n", out)
     assert "512 tokens" in out
     lines = {line.split()[0]: line for line in out.splitlines()}

@@ -1,11 +1,12 @@
 """Chat templates in files: read, written again, kept by a run, and bounded."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import gguf as library
 import pytest
-from gguf_files import forge, llama
+from gguf_files import forge
+from gguf_files import llama as partial_llama
 
 from convert import write_checkpoint
 from errors import FormatError
@@ -15,8 +16,17 @@ from formats.tokenizer_files import find_tokenizer, load_tokenizer
 from formats.weights import Parts, Weights
 from load import open_model
 from models.gpt2 import GPT2, GPT2Config
+from models.llama2 import Llama2Config
 
 TEMPLATE = "{% for message in messages %}\n<|im_start|>ünï{{ message.role }}{% endfor %}"
+
+
+def llama(**changes):
+    """With every number, as a model that was opened has."""
+    weights = partial_llama(**changes)
+    return replace(weights, config=asdict(Llama2Config(**weights.config)))
+
+
 WRITERS = {"gguf": gguf.write, "huggingface": huggingface.write, "llm.np": write_checkpoint}
 
 
