@@ -1,4 +1,4 @@
-"""Random small models of each family that is Llama 2 with other numbers, against transformers."""
+"""Random small models of Gemma 3 and of each family that is Llama 2 with other numbers."""
 
 from dataclasses import replace
 
@@ -14,6 +14,7 @@ from test_models_torch import TOLERANCE, assert_loss_and_gradients_agree, models
 from tiny import batch  # noqa: E402
 
 from dev import torch_models  # noqa: E402
+from models.gemma3 import Gemma3Config  # noqa: E402
 from models.llama2 import Llama2Config  # noqa: E402
 
 B, T = 3, 21
@@ -44,6 +45,17 @@ def random_config(family, seed):
         "rope_theta": 10 ** rng.uniform(1, 6),
         "tied": count(0, 2) == 0,
     }
+    if family == "gemma3":
+        del numbers["tied"]  # it always is
+        return Gemma3Config(
+            **numbers,
+            head_size=2 * count(1, 6),
+            rope_local_theta=10 ** rng.uniform(1, 6),
+            window=window,
+            window_pattern=count(1, 4),
+            query_scalar=count(1, 20),
+            rope_scaling=(None, {"rope_type": "linear", "factor": rng.uniform(1, 8)})[count(0, 2)],
+        )
     return Llama2Config(
         **numbers
         | {
@@ -77,7 +89,7 @@ def random_config(family, seed):
     )
 
 
-FAMILIES = "llama3", "linear", "mistral", "qwen2", "qwen3", "phi3_long", "phi3_short"
+FAMILIES = "llama3", "linear", "mistral", "qwen2", "qwen3", "phi3_long", "phi3_short", "gemma3"
 
 
 @pytest.fixture(params=[(family, seed) for family in FAMILIES for seed in range(3)], ids=str)
