@@ -2,8 +2,8 @@
 
     python train.py gpt2                        which is what gpt2_train.py does
     python train.py llama2 --preset stories15M --data tinystories --batch-size 16
+    python train.py qwen3                       a small one of its kind
     python train.py gpt2 --help                 what can be asked of it
-    python train.py --list                      the runs that there are
     python train.py --list                      the runs that there are, and how good they are
 
 `prepare` in training/run.py puts a run together, and `train` is the loop. Under MPI every rank goes

@@ -100,8 +100,8 @@ def check_scaling(
         scaling[name] = _checked_list(name, scaling.get(name), head_size)
     if rope_type == "longrope" and scaling.get("attention_factor") is None:
         original = _checked(ORIGINAL, scaling.get(ORIGINAL), above=1)
-        growth = max(1, seq_len / original)
-        scaling["attention_factor"] = math.sqrt(1 + math.log(growth) / math.log(original))
+        ratio = math.log(seq_len) / math.log(original)  # which is 1 + ln s / ln n
+        scaling["attention_factor"] = math.sqrt(max(1, ratio))
     for name in NUMBERS[rope_type]:
         _checked(name, scaling.get(name))
     if rope_type == "llama3":

@@ -68,7 +68,7 @@ class Profile:
     look at the clock before and after: without a profile nothing is slower.
 
     Args:
-        model: GPT-2 or Llama 2.
+        model: of any family.
         optimizer: its AdamW.
         take_step: one step of training.
         count: how many. One more, before them, pays for memory.

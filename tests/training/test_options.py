@@ -13,11 +13,13 @@ from dataloader import write_shard
 from formats import llama2_c
 from formats.checkpoint import read_meta
 from formats.weights import Parts, Weights
-from models import FAMILIES, gpt2, llama2
+from models import FAMILIES, gpt2, llama2, mistral, qwen3
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 from runs import LLAMA_NANO, NANO, SMALL, refused
 from training import options
+
+MISTRAL_TINY, QWEN3_TINY = mistral.PRESETS["mistral-tiny"], qwen3.PRESETS["qwen3-tiny"]
 
 
 def test_the_other_models_trainer_is_named(program, small, tmp_path):
@@ -25,6 +27,16 @@ def test_the_other_models_trainer_is_named(program, small, tmp_path):
     status, _, err = program("llama2_train", "--resume", tmp_path / "run")
     assert status == 2
     assert "holds a GPT-2; use python train.py gpt2" in err
+
+
+def test_families_that_are_one_model_take_each_other_s_files(program, small, corpus, tmp_path):
+    """And a run keeps the family that it is of."""
+    program("llama2_train", *small, "--steps", 1)
+    arguments = ["--init-from", tmp_path / "run", "--data", corpus, "--out", tmp_path / "next"]
+    assert program("train", "qwen3", *arguments, "--seq-len", 16, "--steps", 1)[0] == 0
+    assert program("train", "llama3", "--resume", tmp_path / "next", "--steps", 2)[0] == 0
+    meta = read_meta(tmp_path / "next" / "checkpoint.npz")
+    assert (meta["model"], meta["step"]) == ("llama2", 2)
 
 
 def test_a_model_whose_vocabulary_is_not_known(program, corpus, tmp_path):
@@ -227,6 +239,18 @@ def test_the_model_comes_from_one_place(program, small, tmp_path):
             ["--preset", "nano", "--hidden-dim", 40, "--num-kv-heads", 1],
             replace(LLAMA_NANO, hidden_dim=40, num_kv_heads=1),
             "llama2-2x32",
+        ),
+        (
+            "mistral",
+            ["--num-layers", 1, "--window", 4],
+            replace(MISTRAL_TINY, num_layers=1, window=4),
+            "mistral-1x192",
+        ),
+        (
+            "qwen3",
+            ["--num-layers", 1, "--head-size", 6, "--qkv-bias", "--no-qk-norm"],
+            replace(QWEN3_TINY, num_layers=1, head_size=6, qkv_bias=True, qk_norm=False),
+            "qwen3-1x192",
         ),
     ],
 )
