@@ -8,6 +8,7 @@ import io
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from mutants import check_mutants
 
 from convert import TARGETS
 from dataloader import DataLoader, write_shard
-from formats import hf_tokenizer, huggingface
+from formats import gguf, hf_tokenizer, huggingface
+from formats.byte_level import WORDS, ByteLevelTokenizer, of_ranks
 from formats.sentencepiece_model import Settings, make_tokenizer
 from formats.tokenizer_files import load_tokenizer
 from formats.weights import Parts, Weights
@@ -40,8 +42,20 @@ TOKENIZERS = {
         [0.0] * 259 + [-4.0, -5.0, -6.0, -1.0, -2.0, -7.0],
     ),
 }
+OF_BYTES = of_ranks(TOKENIZERS["gpt2"])
+COUNT = OF_BYTES.vocab_size
+TOKENIZERS["byte-level"] = ByteLevelTokenizer(
+    [*OF_BYTES.tokens, b"<s>", b"<w>"],
+    OF_BYTES.merges[::-1],
+    WORDS["qwen2"],
+    {**OF_BYTES.special, "<s>": COUNT},
+    {"<w>": COUNT + 1},
+    begin=COUNT,
+    adds_begin=True,
+    ends=frozenset({COUNT - 1, COUNT}),
+)
 RULES = Settings(charsmap=charsmap({b"a": b"b", b"aa": b"", "ï".encode(): b"i "}))
-SIZES = {kind: each.vocab_size for kind, each in TOKENIZERS.items()}
+SIZES = {kind: TOKENIZERS[kind].vocab_size for kind in ("gpt2", "llama2")}
 CONFIGS = {
     "gpt2": GPT2Config(4, SIZES["gpt2"], num_layers=2, num_heads=1, channels=4),
     "llama2": Llama2Config(4, 4, 2, 1, 1, SIZES["llama2"], seq_len=4, tied=False),
@@ -64,6 +78,18 @@ def write_model(kind, target, folder):
     path = folder if target == "huggingface" else folder / "model"
     write(path, small_model(kind), dtypes[-1])
     return path
+
+
+def write_byte_level(folder):
+    weights = small_model("llama2")
+    tokenizer = TOKENIZERS["byte-level"]
+    config = {**weights.config, "vocab_size": tokenizer.vocab_size}
+    shapes = Llama2Config(**config).param_shapes()
+    tensors = {name: Parts.of(name, np.ones(shape, np.float32)) for name, shape in shapes.items()}
+    gguf.write(
+        folder / "model", replace(weights, config=config, tensors=tensors, tokenizer=tokenizer)
+    )
+    return folder / "model"
 
 
 def write_several_files(folder):
@@ -121,6 +147,7 @@ MODELS = {
     if not target.startswith(other)  # which knows only the other kind
 }
 MODELS |= {"several-files": write_several_files, "nanogpt": copy_nanogpt, "meta": copy_meta}
+MODELS["byte-level-gguf"] = write_byte_level
 TOKENIZER_FILES = {
     "tiktoken": partial(save_tokenizer, TOKENIZERS["gpt2"]),
     "tokenizer.bin": partial(save_tokenizer, TOKENIZERS["llama2"]),
@@ -130,6 +157,7 @@ TOKENIZER_FILES = {
     "meta.pkl": write_meta_pkl,
     "gpt2-tokenizer.json": partial(write_tokenizer_json, "gpt2"),
     "llama2-tokenizer.json": partial(write_tokenizer_json, "llama2"),
+    "byte-level-tokenizer.json": partial(write_tokenizer_json, "byte-level"),
     "vocab.json": write_vocab_json,
 }
 
@@ -156,27 +184,29 @@ def test_tokenizers(tmp_path, chance, write):
 
 
 def use_tokenizer(tokenizer):
-    tokens = tokenizer.encode(getattr(tokenizer, "characters", TEXT))  # it may know no others
+    unknown = tokenizer.unknown(TEXT + CHARACTERS)
+    tokens = tokenizer.encode("".join(each for each in TEXT + CHARACTERS if each not in unknown))
     assert all(0 <= token < tokenizer.vocab_size for token in tokens)
     tokenizer.decode(tokens)
     tokenizer.to_bytes()
 
 
 @pytest.mark.parametrize("checksum", [True, False], ids=["", "as llm.c has it"])
-def test_shards(tmp_path, chance, checksum):
+@pytest.mark.parametrize("first", [0, 1 << 16], ids=["16 bits", "32 bits"])
+def test_shards(tmp_path, chance, first, checksum):
     path = tmp_path / "train_000000.bin"
-    write_shard(path, np.arange(80))
+    write_shard(path, np.arange(first, first + 80))
     if not checksum:
         data = path.read_bytes()
         path.write_bytes(data[:12] + bytes(4) + data[16:])
-    check_mutants(tmp_path, partial(read_batches, path), chance)
+    check_mutants(tmp_path, partial(read_batches, path, first + 90), chance)
 
 
-def read_batches(path):
-    batches = DataLoader(path, 4, 5, vocab_size=90)
+def read_batches(path, vocab_size):
+    batches = DataLoader(path, 4, 5, vocab_size=vocab_size)
     for _ in range(len(batches)):
         tokens, targets = batches.next_batch()
-        assert max(tokens.max(), targets.max()) < 90
+        assert max(tokens.max(), targets.max()) < vocab_size
 
 
 def test_logs(tmp_path, chance):

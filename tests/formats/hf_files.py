@@ -6,6 +6,7 @@ from functools import cache
 from pydoc_data.topics import topics
 
 from formats import byte_level, hf_sentencepiece
+from formats.byte_level import WORDS, ByteLevelTokenizer
 from formats.tokenizer_files import tokenizer_from_bytes
 from tokenizer import BYTE_PIECES, SPECIAL_PIECES, BytePairTokenizer, LlamaTokenizer, train_bpe
 
@@ -29,6 +30,22 @@ def gpt2_content(tokenizer: BytePairTokenizer) -> dict:
     return byte_level.content(byte_level.of_ranks(tokenizer))
 
 
+def any_ids(tokenizer: BytePairTokenizer) -> ByteLevelTokenizer:
+    """Its pieces behind a special token, words as Llama 3 has them, and a token to look for."""
+    made, begin = byte_level.of_ranks(tokenizer), {"<|begin_of_text|>": 0}
+    pieces = made.tokens[: tokenizer.begin]
+    return ByteLevelTokenizer(
+        [*map(str.encode, begin), *pieces, b"<think>"],
+        [(left + 1, right + 1) for left, right in made.merges],
+        WORDS["llama-bpe"],
+        begin,
+        {"<think>": len(pieces) + 1},
+        begin=0,
+        adds_begin=True,
+        ends=frozenset({0}),
+    )
+
+
 @cache
 def small_files() -> tuple[str, ...]:
     """A tokenizer.json of each kind, and one of each with special tokens behind its vocabulary."""
@@ -39,6 +56,7 @@ def small_files() -> tuple[str, ...]:
         hf_sentencepiece.content(LLAMA),
         gpt2_content(BytePairTokenizer(tiny.ranks, ["[PAD]", "<é>"])),
         hf_sentencepiece.content(special),
+        byte_level.content(any_ids(tiny)),
     )
     return tuple(map(json.dumps, contents))
 
