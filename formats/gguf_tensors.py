@@ -7,7 +7,7 @@ Source of the types: ggml, docs/gguf.md and src/ggml-common.h.
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,10 +16,13 @@ import numpy as np
 
 from errors import FormatError, UserError
 from formats.gguf_header import Stored, damaged
+from formats.naming import Config, Naming, head_size
 from formats.weights import FLOATS, SINGLE, Parts, copy_blocks
 
 # Numbers that are made at once: few enough to stay in the processor's cache.
 BLOCK = 1 << 18
+
+Turn = Callable[[np.ndarray], np.ndarray]
 
 # The types of tensors that are not quantised, by their numbers in the file.
 FLOAT_TYPES = {0: FLOATS["float32"], 1: FLOATS["float16"], 30: FLOATS["bfloat16"]}
@@ -40,38 +43,55 @@ def library(path: Path) -> ModuleType:
     return gguf
 
 
-def parts_of(path: Path, name: str, layers: Sequence[Stored]) -> Parts:
-    """The tensor that we call `name`, float32 if its layers are quantised or of different types.
+def parts_of(
+    path: Path, ours: str, naming: Naming, config: Config, layers: Sequence[Stored]
+) -> Parts:
+    """The tensor that we call `ours`, float32 if its layers are quantised or of different types.
 
     Raises:
-        FormatError: it does not lie in the file, or is of a type that cannot become floats.
+        FormatError: it does not lie in the file, or is of a type or a shape that cannot be.
         UserError: it is quantised, and the library is not installed.
     """
     shape = layers[0].shape
     if any(stored.shape != shape for stored in layers):
-        raise damaged(path, f"layers whose {name} is not {shape} as in the first")
+        raise damaged(path, f"layers whose {ours} is not {shape} as in the first")
+    our_shape = naming.our_shape(ours, shape, config)
+    if our_shape is None:
+        raise damaged(path, f"a tensor {layers[0].name} of the shape {shape}, unlike its heads")
     kinds = {stored.kind for stored in layers}
     dtype = FLOAT_TYPES.get(layers[0].kind) if len(kinds) == 1 else None
+    rows = naming.rows(ours, shape[0], config)
+    turn, unit = None, 1
+    if ours in naming.halves:
+        turn, unit = partial(naming.rows_to_ours, ours, config=config), head_size(config)
     makers, blocks = [], []
     for stored in layers:
         row_bytes = _row_bytes(path, stored)
-        end, size = stored.offset + math.prod(shape[:-1]) * row_bytes, path.stat().st_size
-        if end > size:
-            raise damaged(path, f"{size} bytes, but its tensor {stored.name} ends at {end}")
-        arguments = path, stored, row_bytes, dtype or np.dtype(np.float32)
+        offset = stored.offset + rows.start * math.prod(shape[1:-1]) * row_bytes
+        stored = stored._replace(offset=offset, shape=our_shape)
+        arguments = path, stored, row_bytes, dtype or np.dtype(np.float32), turn, unit
         makers.append(partial(_part, *arguments))
         blocks.append(partial(_blocks, *arguments))
     quantised = [library(path).GGMLQuantizationType(k).name for k in kinds - FLOAT_TYPES.keys()]
-    whole = shape if name in SINGLE else (len(layers), *shape)
+    whole = our_shape if ours in SINGLE else (len(layers), *our_shape)
     stored_as = " ".join(sorted(quantised))
     return Parts(whole, dtype or np.float32, makers, stored_as, blocks)
 
 
 def _row_bytes(path: Path, stored: Stored) -> int:
-    """How many bytes a row takes, when it is certain that it can become floats."""
-    columns = stored.shape[-1]
+    """How many bytes a row takes, when it is certain that all are there and can become floats."""
     if stored.kind in FLOAT_TYPES:
-        return columns * FLOAT_TYPES[stored.kind].itemsize
+        row_bytes = stored.shape[-1] * FLOAT_TYPES[stored.kind].itemsize
+    else:
+        row_bytes = _quantised_bytes(path, stored)
+    end, size = stored.offset + math.prod(stored.shape[:-1]) * row_bytes, path.stat().st_size
+    if end > size:
+        raise damaged(path, f"{size} bytes, but its tensor {stored.name} ends at {end}")
+    return row_bytes
+
+
+def _quantised_bytes(path: Path, stored: Stored) -> int:
+    columns = stored.shape[-1]
     gguf = library(path)
     try:
         kind = gguf.GGMLQuantizationType(stored.kind)
@@ -87,23 +107,38 @@ def _row_bytes(path: Path, stored: Stored) -> int:
     return columns // block * block_bytes
 
 
-def _part(path: Path, stored: Stored, row_bytes: int, dtype: np.dtype) -> np.ndarray:
+def _part(
+    path: Path, stored: Stored, row_bytes: int, dtype: np.dtype, turn: Turn | None, unit: int
+) -> np.ndarray:
     """All of a tensor: a view of the file, if that has just these numbers."""
-    if FLOAT_TYPES.get(stored.kind) == dtype:
-        return np.memmap(path, dtype, "r", stored.offset, stored.shape)
+    if FLOAT_TYPES.get(stored.kind) == dtype and not turn:
+        return _floats(path, stored, row_bytes, dtype)
     part = np.empty(stored.shape, dtype)
-    copy_blocks(_blocks(path, stored, row_bytes, dtype), part)
+    copy_blocks(_blocks(path, stored, row_bytes, dtype, turn, unit), part)
     return part
 
 
-def _blocks(path: Path, stored: Stored, row_bytes: int, dtype: np.dtype) -> Iterator[np.ndarray]:
-    """A tensor, some rows at a time; a vector is one block."""
+def _blocks(
+    path: Path,
+    stored: Stored,
+    row_bytes: int,
+    dtype: np.dtype,
+    turn: Turn | None = None,
+    unit: int = 1,
+) -> Iterator[np.ndarray]:
+    """A tensor, some rows at a time; a vector is one block.
+
+    Args:
+        turn: what is made of each block; by default it stays as it is.
+        unit: a block has as many rows, or a multiple of it.
+    """
     rows, *inner = stored.shape if len(stored.shape) > 1 else (1, *stored.shape)
-    count = max(1, BLOCK // math.prod(inner))
+    count = max(1, BLOCK // math.prod(inner) // unit) * unit
     for start in range(0, rows, count):
         shape = (min(count, rows - start), *inner) if len(stored.shape) > 1 else stored.shape
         offset = stored.offset + start * math.prod(inner[:-1]) * row_bytes
-        yield _floats(path, stored._replace(offset=offset, shape=shape), row_bytes, dtype)
+        block = _floats(path, stored._replace(offset=offset, shape=shape), row_bytes, dtype)
+        yield turn(block) if turn else block
 
 
 def _floats(path: Path, stored: Stored, row_bytes: int, dtype: np.dtype) -> np.ndarray:
@@ -117,7 +152,7 @@ def _floats(path: Path, stored: Stored, row_bytes: int, dtype: np.dtype) -> np.n
 
 
 def check_copy(path: Path, table: Stored, copy: Stored) -> None:
-    """Refuse a GPT-2 whose classifier is not its embedding's table.
+    """Refuse a classifier that is not the embedding's table, in a model that has no other.
 
     Until March 2025 llama.cpp's converter wrote the table twice, and its llama-quantize still gives
     the two different types: Q4_K and Q6_K, say. They are one table if no number differs by more
@@ -126,15 +161,19 @@ def check_copy(path: Path, table: Stored, copy: Stored) -> None:
     Raises:
         FormatError: a number does.
     """
+    row_bytes = [_row_bytes(path, each) for each in (table, copy)]
     floats = [FLOAT_TYPES[each.kind] for each in (table, copy) if each.kind in FLOAT_TYPES]
     dtype = min(floats, key=lambda each: each.itemsize, default=np.dtype(np.float32))
     error = _largest_error(path, table.kind) + _largest_error(path, copy.kind)
-    blocks = (_blocks(path, each, _row_bytes(path, each), dtype) for each in (table, copy))
+    blocks = [
+        _blocks(path, each, size, dtype)
+        for each, size in zip((table, copy), row_bytes, strict=True)
+    ]
     same = table.shape == copy.shape
     if not same or not all(_alike(*pair, error) for pair in zip(*blocks, strict=True)):
         raise FormatError(
             f"{path} has a classifier {copy.name} that is not the embedding's table {table.name}, "
-            "as it is in every GPT-2; give another"
+            "as it is in all models of its kind; give another"
         )
 
 

@@ -122,7 +122,7 @@ class Naming:
         """The shape of our tensor, of one layer, or None if one of theirs cannot have `shape`."""
         shape = list(shape)
         if ours in self.shares:
-            rows = self._rows(ours, shape[0], config) if shape else None
+            rows = self.rows(ours, shape[0], config) if shape else None
             if rows is None:
                 return None
             shape[0] = rows.stop - rows.start
@@ -141,15 +141,17 @@ class Naming:
 
         Where 1 has to be added this makes float32 of it, of which theirs may not have the digits.
         """
-        if ours in self.shares:
-            theirs = theirs[self._rows(ours, len(theirs), config)]
+        return self.rows_to_ours(ours, theirs[self.rows(ours, len(theirs), config)], config)
+
+    def rows_to_ours(self, ours: str, rows: np.ndarray, config: Config) -> np.ndarray:
+        """As `to_ours`, of nothing but those rows of theirs that are ours: all, or whole heads."""
         if ours in self.transposed:
-            theirs = theirs.T
+            rows = rows.T
         if ours in self.halves:
-            theirs = _swapped(theirs, head_size(config), 2)
+            rows = _swapped(rows, head_size(config), 2)
         if ours in self.less_one:
-            theirs = theirs.astype(np.float32) + np.float32(1)
-        return theirs
+            rows = rows.astype(np.float32) + np.float32(1)
+        return rows
 
     def to_theirs(self, ours: str, part: np.ndarray, config: Config) -> np.ndarray:
         """What of theirs is our tensor, of one layer: the way back from `to_ours`."""
@@ -161,8 +163,10 @@ class Naming:
             part = part.astype(np.float32) - np.float32(1)
         return part
 
-    def _rows(self, ours: str, count: int, config: Config) -> slice | None:
+    def rows(self, ours: str, count: int, config: Config) -> slice | None:
         """Which rows of theirs, which has `count`, are ours; None if these do not add up."""
+        if ours not in self.shares:
+            return slice(0, count)
         names = self.joined[self.names[ours]]
         shares = [config[self.shares[name]] for name in names]
         unit, rest = divmod(count, sum(shares))
@@ -186,10 +190,12 @@ class Others:
     Attributes:
         read: makes ours of theirs, and of those of ours that the table has; raises FormatError.
         write: makes theirs of all of ours.
+        names: theirs that it looks at.
     """
 
     read: Callable[[Path, Mapping[str, Any], Config], Config]
     write: Callable[[Config], Mapping[str, Any]]
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

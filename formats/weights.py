@@ -110,7 +110,7 @@ class Weights:
     Attributes:
         format: what a person calls the file's format and version.
         kind: its name in `FAMILIES`.
-        config: what the family's config is made of.
+        config: what the family's config is made of; to be written, all of its numbers.
         tensors: by the names in models/, in any order. "wte" has as many rows as the config's
             vocab_size says: without padding.
         tokenizer: the model's, if the file has it.

@@ -61,16 +61,21 @@ def make_rotations(
     if rope_type == "linear":
         factors *= scaling["factor"]
     elif rope_type == "llama3":
-        frequencies = theta ** (-np.arange(0, head_size, 2) / head_size)
-        turns = scaling[ORIGINAL] * frequencies / (2 * math.pi)
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        kept = np.clip((turns - low) / (high - low), 0, 1)
-        factors = 1 / (kept + (1 - kept) / scaling["factor"])
+        factors = llama3_factors(scaling, head_size, theta)
     elif rope_type == "longrope":
         is_long = num_positions > scaling[ORIGINAL]
         factors = np.array(scaling["long_factor" if is_long else "short_factor"])
         amplitude = scaling["attention_factor"]
     return rope_rotations(num_positions, head_size, theta, dtype, factors, amplitude)
+
+
+def llama3_factors(scaling: Mapping[str, Any], head_size: int, theta: float) -> np.ndarray:
+    """(D/2,), what each frequency is divided by in a scaling of the type llama3."""
+    frequencies = theta ** (-np.arange(0, head_size, 2) / head_size)
+    turns = scaling[ORIGINAL] * frequencies / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return 1 / (kept + (1 - kept) / scaling["factor"])
 
 
 def check_scaling(

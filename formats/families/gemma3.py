@@ -1,6 +1,7 @@
 """What others call a Gemma 3's numbers and tensors.
 
-Sources: transformers, models/gemma3/configuration_gemma3.py and modeling_gemma3.py.
+Sources: transformers, models/gemma3/configuration_gemma3.py and modeling_gemma3.py;
+llama.cpp, src/models/gemma3.cpp and conversion/gemma.py.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from errors import FormatError
-from formats.families.llama import FULL, HALVES, SLIDING, TENSORS, layer_types
+from formats import gguf_numbers
+from formats.families.llama import (
+    FULL,
+    GGUF_COMPUTED,
+    GGUF_NORMS,
+    GGUF_NUMBERS,
+    GGUF_TENSORS,
+    HALVES,
+    SLIDING,
+    TENSORS,
+    layer_types,
+)
 from formats.families.rotations import read_scaling, write_scaling
 from formats.naming import Architecture, Config, Naming, Number, Others, check_value, inner
 
@@ -112,3 +124,74 @@ GEMMA3 = Architecture(
 )
 # The first, and what sees pictures too, where that part has been taken away.
 HUGGINGFACE = (GEMMA3, replace(GEMMA3, name="gemma3", inside="text_config"))
+
+
+# GGUF's. Its norms are what is multiplied by, as ours are.
+
+GGUF_WINDOW = Number("gemma3.attention.sliding_window", default=None)
+GGUF_PATTERN = Number("gemma3.attention.sliding_window_pattern", default=6)
+LAYERS_OF_27B = 62  # by which llama.cpp knows the one that divides its scores by another number
+
+
+def _read_windows(path: Path, theirs: Mapping[str, Any], config: Config) -> Config:
+    window = GGUF_WINDOW.read(path, theirs, config)
+    if window is None:
+        return {"window": config["seq_len"], "window_pattern": 1}  # all layers see all
+    layers = theirs.get(GGUF_PATTERN.name)
+    if isinstance(layers, list):  # for each whether it has the window
+        pattern = [*layers, False].index(False) + 1
+        have_it = [each == SLIDING for each in _types(pattern, len(layers))]
+        check_value(path, GGUF_PATTERN.name, layers, [have_it])
+        check_value(path, f"the length of {GGUF_PATTERN.name}", len(layers), [config["num_layers"]])
+    else:
+        pattern = GGUF_PATTERN.read(path, theirs, config)
+    return {"window": window, "window_pattern": pattern}
+
+
+def _write_windows(config: Config) -> dict[str, Any]:
+    if config["window_pattern"] == 1:
+        return {}
+    return {GGUF_WINDOW.name: config["window"], GGUF_PATTERN.name: config["window_pattern"]}
+
+
+def _query_scalar(config: Config) -> int:
+    """What the scores are divided by the root of; no key says it."""
+    if config["num_layers"] == LAYERS_OF_27B:
+        return config["dim"] // config["num_heads"]
+    return config["head_size"]
+
+
+GGUF = [
+    gguf_numbers.architecture(
+        "gemma3",
+        kinds=("gemma3",),
+        naming=Naming(
+            GGUF_TENSORS
+            | GGUF_NORMS
+            | {
+                "postrms1w": "blk.{}.post_attention_norm.weight",
+                "postrms2w": "blk.{}.post_ffw_norm.weight",
+            },
+            halves=HALVES,
+        ),
+        numbers=GGUF_NUMBERS
+        | {
+            "rope_theta": Number("rope.freq_base", float),
+            "rope_local_theta": Number("rope.freq_base_swa", float, 10000.0),
+        },
+        computed=GGUF_COMPUTED
+        | {"attn_logit_softcapping": [None, 0.0], "final_logit_softcapping": [None, 0.0]},
+        others=[
+            gguf_numbers.rotations("gemma3"),
+            Others(_read_windows, _write_windows, [GGUF_WINDOW.name, GGUF_PATTERN.name]),
+            Others(
+                lambda path, theirs, config: {"query_scalar": _query_scalar(config)},
+                lambda config: {},
+            ),
+        ],
+        only=lambda config: (
+            config["query_scalar"] == _query_scalar(config)
+            and (config["rope_scaling"] or {}).get("rope_type", "linear") == "linear"
+        ),
+    )
+]

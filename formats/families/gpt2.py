@@ -1,10 +1,12 @@
 """What others call a GPT-2's numbers and tensors.
 
-Sources: nanoGPT, model.py; transformers, models/gpt2/configuration_gpt2.py and modeling_gpt2.py.
+Sources: nanoGPT, model.py; transformers, models/gpt2/configuration_gpt2.py and modeling_gpt2.py;
+llama.cpp, src/models/gpt2.cpp and conversion/gpt2.py.
 """
 
 from dataclasses import replace
 
+from formats import gguf_numbers
 from formats.naming import Architecture, Naming, Number
 
 NANOGPT = Naming(
@@ -53,3 +55,42 @@ GPT2 = Architecture(
     },
 )
 HUGGINGFACE = (GPT2,)
+
+GGUF = [
+    gguf_numbers.architecture(
+        "gpt2",
+        kinds=("gpt2",),
+        naming=Naming(
+            {
+                "wte": "token_embd.weight",
+                "wpe": "position_embd.weight",
+                "ln1w": "blk.{}.attn_norm.weight",
+                "ln1b": "blk.{}.attn_norm.bias",
+                "qkvw": "blk.{}.attn_qkv.weight",
+                "qkvb": "blk.{}.attn_qkv.bias",
+                "attprojw": "blk.{}.attn_output.weight",
+                "attprojb": "blk.{}.attn_output.bias",
+                "ln2w": "blk.{}.ffn_norm.weight",
+                "ln2b": "blk.{}.ffn_norm.bias",
+                "fcw": "blk.{}.ffn_up.weight",
+                "fcb": "blk.{}.ffn_up.bias",
+                "fcprojw": "blk.{}.ffn_down.weight",
+                "fcprojb": "blk.{}.ffn_down.bias",
+                "lnfw": "output_norm.weight",
+                "lnfb": "output_norm.bias",
+                "wcls": "output.weight",  # wte once more, in files of before March 2025
+            }
+        ),
+        numbers={
+            "seq_len": Number("context_length"),
+            "num_layers": Number("block_count"),
+            "num_heads": Number("attention.head_count"),
+            "channels": Number("embedding_length"),
+        },
+        computed={
+            "feed_forward_length": lambda config: [4 * config["channels"]],
+            "attention.head_count_kv": lambda config: [config["num_heads"]],
+            "attention.layer_norm_epsilon": [1e-5],
+        },
+    )
+]

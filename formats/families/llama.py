@@ -1,7 +1,8 @@
 """What others call the numbers and tensors of a Llama and of its kin.
 
 Sources: llama2.c, model.py; Meta's llama, model.py; transformers,
-models/llama/configuration_llama.py and modeling_llama.py, and those of mistral, qwen2, qwen3, phi3.
+models/llama/configuration_llama.py and modeling_llama.py, and those of mistral, qwen2, qwen3, phi3;
+llama.cpp, src/models/ and conversion/llama.py, qwen.py and phi.py.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from errors import FormatError
+from formats import gguf_numbers
 from formats.families.rotations import rotations
 from formats.naming import Architecture, Config, Naming, Number, Others, check_value
 
@@ -212,3 +214,122 @@ QWEN3 = Architecture(
 )
 
 HUGGINGFACE = (LLAMA, MISTRAL, QWEN2, QWEN3, PHI3)
+
+
+# GGUF's: first what all have
+
+GGUF_TENSORS = {
+    "wte": "token_embd.weight",
+    "rms1w": "blk.{}.attn_norm.weight",
+    "wq": "blk.{}.attn_q.weight",
+    "wk": "blk.{}.attn_k.weight",
+    "wv": "blk.{}.attn_v.weight",
+    "wo": "blk.{}.attn_output.weight",
+    "rms2w": "blk.{}.ffn_norm.weight",
+    "w1": "blk.{}.ffn_gate.weight",
+    "w2": "blk.{}.ffn_down.weight",
+    "w3": "blk.{}.ffn_up.weight",
+    "rmsfw": "output_norm.weight",
+    "wcls": "output.weight",
+}
+GGUF_BIASES = {"bq": "blk.{}.attn_q.bias", "bk": "blk.{}.attn_k.bias", "bv": "blk.{}.attn_v.bias"}
+GGUF_NORMS = {"qnormw": "blk.{}.attn_q_norm.weight", "knormw": "blk.{}.attn_k_norm.weight"}
+GGUF_NUMBERS = {
+    "dim": Number("embedding_length"),
+    "hidden_dim": Number("feed_forward_length"),
+    "num_layers": Number("block_count"),
+    "num_heads": Number("attention.head_count"),
+    "num_kv_heads": Number("attention.head_count_kv", default=lambda config: config["num_heads"]),
+    "head_size": Number(
+        "attention.key_length", default=lambda config: config["dim"] // config["num_heads"]
+    ),
+    "seq_len": Number("context_length"),
+    "norm_eps": Number("attention.layer_norm_rms_epsilon", float, 1e-5),
+    "rope_theta": Number("rope.freq_base", float, 10000.0),
+}
+GGUF_WINDOW = {"window": Number("attention.sliding_window", default=None)}
+GGUF_COMPUTED = {
+    "attention.value_length": lambda config: [config["head_size"]],
+    "rope.dimension_count": lambda config: [config["head_size"]],
+    "attention.causal": [None, True],
+    "expert_count": [None, 0],
+    "expert_used_count": [None, 0],
+}
+TIED = Others(lambda path, theirs, config: {"tied": "output.weight" not in theirs}, lambda _: {})
+BIASED = Others(
+    lambda path, theirs, config: {"qkv_bias": "blk.0.attn_q.bias" in theirs}, lambda _: {}
+)
+
+
+def _read_window(path: Path, theirs: Mapping[str, Any], config: Config) -> Config:
+    """Phi-3's window, of which 0 says that there is none."""
+    number = Number(PHI3_WINDOW, default=None)
+    return {"window": number.read(path, theirs, config) if theirs.get(PHI3_WINDOW) != 0 else None}
+
+
+PHI3_WINDOW = "phi3.attention.sliding_window"
+
+
+def _is_divided(config: Config) -> bool:
+    return config["head_size"] * config["num_heads"] == config["dim"]
+
+
+def _is_linear(config: Config) -> bool:
+    return not config["rope_scaling"] or config["rope_scaling"]["rope_type"] == "linear"
+
+
+GGUF = [
+    # Its rows are turned already: llama.cpp's converter has made neighbours of halves.
+    gguf_numbers.architecture(
+        "llama",
+        kinds=("llama2", "llama3", "mistral"),
+        naming=Naming(GGUF_TENSORS | GGUF_BIASES),
+        numbers=GGUF_NUMBERS | GGUF_WINDOW,
+        computed=GGUF_COMPUTED,
+        always={"qk_norm": False},
+        others=[gguf_numbers.rotations("llama", gguf_numbers.FACTORS), TIED, BIASED],
+    ),
+    gguf_numbers.architecture(
+        "qwen2",
+        kinds=("qwen2",),
+        naming=Naming(GGUF_TENSORS | GGUF_BIASES, halves=HALVES),
+        numbers=GGUF_NUMBERS | GGUF_WINDOW,
+        computed=GGUF_COMPUTED,
+        always={"qk_norm": False, "qkv_bias": True},
+        others=[gguf_numbers.rotations("qwen2"), TIED],
+        only=lambda config: _is_divided(config) and _is_linear(config),
+    ),
+    gguf_numbers.architecture(
+        "qwen3",
+        kinds=("qwen3",),
+        naming=Naming(GGUF_TENSORS | GGUF_BIASES | GGUF_NORMS, halves=HALVES),
+        numbers=GGUF_NUMBERS | GGUF_WINDOW,
+        computed=GGUF_COMPUTED,
+        always={"qk_norm": True},
+        others=[gguf_numbers.rotations("qwen3"), TIED, BIASED],
+        only=_is_linear,
+    ),
+    gguf_numbers.architecture(
+        "phi3",
+        kinds=("phi3",),
+        naming=Naming(
+            GGUF_TENSORS
+            | dict.fromkeys(("wq", "wk", "wv"), "blk.{}.attn_qkv.weight")
+            | dict.fromkeys(("w1", "w3"), "blk.{}.ffn_up.weight"),
+            shares={"wq": "num_heads", "wk": "num_kv_heads", "wv": "num_kv_heads"}
+            | dict.fromkeys(("w1", "w3"), "hidden_dim"),
+            halves=HALVES,
+        ),
+        numbers=GGUF_NUMBERS,
+        computed=GGUF_COMPUTED,
+        always={"qk_norm": False, "qkv_bias": False},
+        others=[
+            gguf_numbers.rotations("phi3", [gguf_numbers.LONG, gguf_numbers.SHORT]),
+            Others(_read_window, lambda config: {PHI3_WINDOW: config["window"]}, [PHI3_WINDOW]),
+            TIED,
+        ],
+        only=lambda config: (
+            _is_divided(config) and (config["rope_scaling"] or {}).get("rope_type") != "llama3"
+        ),
+    ),
+]
