@@ -27,10 +27,11 @@ from errors import UserError
 from layers.shapes import check_shapes
 from layers.tiles import TILE, run_products, scratch, slices, tile_count
 
-# Queries, of all heads in a group, that share one product with the keys: with fewer, the products
-# are too small to be fast; with more, more of the masked half is computed for nothing. Measured at
-# T = 256: 32 and 128 are slower; at T = 1024, 128 is level.
-QUERIES = 64
+# Queries, of all heads in a group, that share one product with the keys: with fewer, products are
+# small, and threads wait for each other between them; with more, more of the masked half is
+# computed for nothing. Measured on two threads: with 3 heads in a group 64 take 1.3 times as long,
+# and of 256 positions 192 do, too; with one head, 64 to 256 are level.
+QUERIES = 128
 
 # The score of a key that is padding. Not -inf: the rows of the padding itself see no other keys,
 # and have to stay numbers, because 0 times what is no number is no number.

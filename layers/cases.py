@@ -34,7 +34,7 @@ CASES: dict[str, dict[str, list[Case]]] = {
         "as many heads of keys as of queries": sizes(
             "B T H K D",
             *((1, 1, 1, 1, 1), (1, 7, 1, 1, 5), (2, 5, 3, 3, 4), (3, 1, 2, 2, 3)),
-            *((1, 65, 2, 2, 2), (1, 129, 1, 1, 1)),
+            *((1, 129, 2, 2, 1), (1, 257, 1, 1, 1)),
         ),
         "fewer heads of keys than of queries": sizes(
             "B T H K D", (2, 5, 6, 3, 2), (1, 66, 4, 2, 2), (2, 3, 3, 1, 2)
@@ -42,7 +42,7 @@ CASES: dict[str, dict[str, list[Case]]] = {
         # The own position alone; over the border of two blocks of queries; as long as the text.
         "a window": [
             *sizes("B T H K D", (2, 5, 3, 3, 4), window=1),
-            *sizes("B T H K D", (2, 7, 2, 2, 3), (1, 67, 1, 1, 2), window=3),
+            *sizes("B T H K D", (2, 7, 2, 2, 3), (1, 131, 1, 1, 1), window=3),
             *sizes("B T H K D", (2, 6, 2, 2, 3), window=6),
         ],
         "a window and fewer heads of keys": sizes(
