@@ -143,7 +143,7 @@ class Llama2Config:
         cheap = L if recompute == "none" else 1
         other = 1 if recompute in ("blocks", FORWARD_ONLY) else L
         stream, queries = (1, 1) if recompute == FORWARD_ONLY else (L + 1, L)
-        head_norms = {
+        head_norms = {  # what enters them, their statistics, and what leaves them to be rotated
             "q_proj": (other, N, HD),
             "q_rstd": (L, N * H),
             "q_norm": (1, N * H, D),
