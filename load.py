@@ -5,7 +5,7 @@ The format of a file is recognised, never asked for.
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,7 @@ def model_meta(
         "positions": positions,
         # JSON holds text, and latin-1 has a character for every byte.
         "tokenizer": tokenizer.to_bytes().decode("latin-1"),
+        "ends": sorted(tokenizer.ends),  # not every kind of tokenizer's file knows all
         "chat_template": chat_template,
     }
 
@@ -200,7 +201,6 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
     meta = read_meta(path) if _is_checkpoint(path) else {}
     weights = _from_checkpoint(path, meta) if meta else _read_weights(path)
     config = _make_config(path, weights.kind, weights.config)
-    weights = replace(weights, config=asdict(config))  # with those that the file does not say
     positions = meta.get("positions", config.seq_len)
     if type(positions) is not int or not 1 <= positions <= config.seq_len <= MOST_POSITIONS:
         raise FormatError(f"{path} has {positions!r} of {config.seq_len} positions; it is damaged")
@@ -219,6 +219,8 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
                 f"{tokenizer} has {found.vocab_size:,} tokens, but the model in {path} has "
                 f"{config.vocab_size:,}; give the --tokenizer that it was trained with"
             )
+    if found:
+        found.ends |= weights.ends
     says_nothing = path.is_file() and path.stem in COMMON_NAMES
     return Source(
         path,
@@ -305,6 +307,7 @@ def _from_checkpoint(path: Path, meta: Mapping[str, Any]) -> Weights:
         kind, numbers = meta["model"], meta["config"]
         config = _make_config(path, kind, numbers)
         tokenizer = tokenizer_from_bytes(meta["tokenizer"].encode("latin-1"), path)
+        ends = frozenset(meta.get("ends", ()))  # older checkpoints say nothing of them
     except (KeyError, TypeError, AttributeError, UnicodeError) as error:
         raise FormatError(
             f"{path} describes no model that is known here ({error!r}); go back to a copy"
@@ -319,7 +322,7 @@ def _from_checkpoint(path: Path, meta: Mapping[str, Any]) -> Weights:
     template = meta.get("chat_template")  # older checkpoints say nothing of it
     if template is not None:
         template = checked(path, template)
-    return Weights(FORMAT, kind, numbers, tensors, tokenizer, chat_template=template)
+    return Weights(FORMAT, kind, numbers, tensors, tokenizer, chat_template=template, ends=ends)
 
 
 def _make_config(path: Path, kind: str, numbers: Mapping[str, Any]) -> Any:

@@ -14,6 +14,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,15 @@ from formats.families import gemma3, gpt2, llama
 from formats.naming import architecture_of, check_value
 from formats.state_dict import State, bare, load_json, tensors_of, to_theirs
 from formats.weights import FLOATS, Parts, Weights
+from models import FAMILIES
+from tokenizer import Tokenizer
 
 DTYPES = tuple(FLOATS)  # to write
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 LARGEST_FILE = 5_000_000_000  # bytes of tensors in one file, where it can be
-FAMILIES = gpt2.HUGGINGFACE, llama.HUGGINGFACE, gemma3.HUGGINGFACE
-ARCHITECTURES = {each.name: each for family in FAMILIES for each in family}
+BY_CLASS = gpt2.HUGGINGFACE, llama.HUGGINGFACE, gemma3.HUGGINGFACE
+ARCHITECTURES = {each.name: each for architectures in BY_CLASS for each in architectures}
 # Each alone has the weights; in the order in which transformers looks for them.
 WEIGHTS = (
     "model.safetensors",
@@ -66,8 +70,29 @@ def read(path: Path) -> Weights:
     config = architecture.read(folder / CONFIG, numbers)
     tied = config.get("tied", True)  # every GPT-2 is, and has no such number
     tensors = tensors_of(folder, [state], architecture.naming, config, tied)
-    template = chat_template.read_folder(folder)
-    return Weights("Hugging Face", architecture.kinds[0], config, tensors, chat_template=template)
+    return Weights(
+        "Hugging Face",
+        architecture.kinds[0],
+        config,
+        tensors,
+        ends=_read_ends(folder, numbers, config["vocab_size"]),
+        chat_template=chat_template.read_folder(folder),
+    )
+
+
+def _read_ends(folder: Path, numbers: Mapping[str, Any], vocab_size: int) -> frozenset[int]:
+    """The tokens that end a text: generation_config.json knows more of them, if it is there."""
+    path = folder / GENERATION
+    said = load_json(path) if path.is_file() else {}
+    if said.get("eos_token_id") is None:
+        path, said = folder / CONFIG, numbers
+    found = said.get("eos_token_id")
+    ends = found if isinstance(found, list) else [] if found is None else [found]
+    if not all(type(token) is int for token in ends):
+        raise FormatError(
+            f"{path}: eos_token_id must be a token's number, or several, not {found!r:.60}"
+        )
+    return frozenset(token for token in ends if 0 <= token < vocab_size)
 
 
 def _state(folder: Path, given: str) -> State:
@@ -114,25 +139,40 @@ def write(
         raise UserError(
             f"cannot write {folder}: there is something already; delete it or choose another name"
         )
-    architecture = architecture_of(folder, weights.kind, weights.config, FAMILIES)
+    # A file may leave out numbers that follow from others, or that its format cannot say.
+    config = asdict(FAMILIES[weights.kind].config(**weights.config))
+    architecture = architecture_of(folder, weights.kind, config, BY_CLASS)
     tensors = to_theirs(weights, architecture.naming)
     numbers = {"architectures": [architecture.code], "model_type": architecture.name}
-    numbers |= architecture.write(weights.config)
+    numbers |= architecture.write(config)
     numbers["torch_dtype"] = dtype
-    # null without a tokenizer, as transformers would else take its own GPT-2's or Llama's. Of the
-    # tokens that end a text the last, as in Llama the first is the one that begins it.
-    tokenizer = weights.tokenizer
-    numbers["bos_token_id"] = tokenizer.begin if tokenizer else None
-    numbers["eos_token_id"] = tokenizer.end if tokenizer else None
+    numbers |= _special_tokens(weights.tokenizer)
     try:
         _write_weights(folder, tensors, dtype, largest_file)
-        if tokenizer:
-            hf_tokenizer.write(folder, tokenizer)
+        if weights.tokenizer:
+            hf_tokenizer.write(folder, weights.tokenizer)
         chat_template.write_folder(folder, weights.chat_template)
         _write_json(folder / CONFIG, numbers)  # last: without it there is no model
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _special_tokens(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """What config.json calls the tokens that begin and end texts.
+
+    null where there is none: transformers would take those of its own models instead, which a
+    smaller vocabulary may not even have.
+    """
+    if not tokenizer:
+        return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    # What stands in front of each text ends none.
+    ends = sorted(tokenizer.ends - ({tokenizer.begin} if tokenizer.adds_begin else set()))
+    return {
+        "bos_token_id": tokenizer.begin,
+        "eos_token_id": ends if len(ends) > 1 else tokenizer.end,
+        "pad_token_id": None,
+    }
 
 
 def _write_weights(

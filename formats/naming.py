@@ -268,7 +268,7 @@ class Architecture:
 
 
 def architecture_of(
-    path: Path, kind: str, config: Config, families: Sequence[Sequence[Architecture]]
+    path: Path, kind: str, config: Config, by_class: Sequence[Sequence[Architecture]]
 ) -> Architecture:
     """The architecture of that name or, if it cannot have a model of these numbers, the next.
 
@@ -276,17 +276,17 @@ def architecture_of(
         path: what error messages call what shall be written.
         kind: the model's name in `FAMILIES`.
         config: ours.
-        families: architectures; those of one have the same class of model.
+        by_class: architectures, those of each class of model together.
 
     Raises:
         UserError: none can have it.
     """
-    family = next(each for each in families if any(kind in other.kinds for other in each))
-    for architecture in sorted(family, key=lambda each: kind not in each.kinds):
+    known = next(each for each in by_class if any(kind in other.kinds for other in each))
+    for architecture in sorted(known, key=lambda each: kind not in each.kinds):
         if architecture.has(config):
             return architecture
     raise UserError(
-        f"cannot write {path}: none of {', '.join(each.name for each in family)} has all that this "
+        f"cannot write {path}: none of {', '.join(each.name for each in known)} has all that this "
         "model has; choose another format"
     )
 

@@ -127,6 +127,7 @@ class Weights:
     tokenizer: Tokenizer | None = field(default=None, repr=False)
     unread_tokenizer: str = ""
     chat_template: str | None = field(default=None, repr=False)
+    ends: frozenset[int] = frozenset()
     note: str = ""
 
 

@@ -56,6 +56,17 @@ def test_any_file_of_a_hugging_face_folder_will_do(tmp_path, weights):
         open_model(files[-1])
 
 
+def test_the_ends_of_texts_reach_the_tokenizer_and_stay_with_it(tmp_path, weights):
+    huggingface.write(tmp_path / "model", weights)
+    said = {"eos_token_id": [7, 256]}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(said), "utf-8")
+    source = open_model(tmp_path / "model")
+    assert source.tokenizer.ends == {7, 256}
+    save_model(tmp_path / "run", source.load(), source.tokenizer)
+    assert open_model(tmp_path / "run").tokenizer.ends == {7, 256}
+    assert open_model(tmp_path / "run", "bytes").tokenizer.ends == {7, 256}
+
+
 def test_another_format_in_a_hugging_face_folder_is_what_it_is(tmp_path, weights):
     huggingface.write(tmp_path / "model", weights)
     llama2_c.write(tmp_path / "model" / "model.bin", weights)

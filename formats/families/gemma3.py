@@ -118,7 +118,6 @@ GEMMA3 = Architecture(
     others=[Others(_read_rotations, _write_rotations), Others(_read_layers, _write_layers)],
     only=lambda config: (
         config["dim"] % config["num_heads"] == 0
-        and config["query_scalar"] % 1 == 0
         and (config["rope_scaling"] or {}).get("rope_type") != "longrope"
     ),
 )

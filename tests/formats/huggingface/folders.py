@@ -42,7 +42,6 @@ KINDS = {"tied": "llama2", "untied": "llama2", "llama3": "llama2"}  # the others
 FLOATS = {"float32": "<f4", "float16": "<f2", "bfloat16": ml_dtypes.bfloat16}
 NORMS = {"rms1w", "postrms1w", "rms2w", "postrms2w", "qnormw", "knormw", "rmsfw"}
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
-EVERY_LLAMA = pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt2"])
 
 
 def model(name, dtype="float32", tokenizer=None):
