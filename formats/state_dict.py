@@ -4,7 +4,7 @@ Whose names and layouts they are says a `Naming` of families/. huggingface.py re
 others of these. Read here: the ckpt.pt of nanoGPT and of llama2.c, and the folder that Meta
 hands out, params.json and consolidated.00.pth, and as many more as there were GPUs.
 Not handled: writing any of these; what has weights but no numbers, since no shape tells how many
-heads there are; Llama 3.1 and later, which scale their rotations.
+heads there are; Llama 3's in several files, which part the embedding's table in another way.
 
 Sources of the formats: nanoGPT, model.py and train.py; llama2.c, model.py and train.py; Meta's
 llama, model.py, where fairscale's layers say along which axis a tensor is cut.
@@ -23,7 +23,7 @@ import numpy as np
 from errors import FormatError, UserError
 from formats import torch_pickle
 from formats.families.gpt2 import NANOGPT, NANOGPT_NUMBERS
-from formats.families.llama import META, META_NUMBERS
+from formats.families.llama import META, META_FACTORS, META_NUMBERS, META_SCALING
 from formats.naming import Config, Naming, Number, read_numbers
 from formats.weights import FLOATS, SINGLE, Parts, Weights, missing
 
@@ -101,14 +101,9 @@ def read_meta(folder: Path) -> Weights:
 
     Raises:
         UserError: there is no such folder, or it lacks a file.
-        FormatError: a file is damaged, or the model scales its rotations.
+        FormatError: a file is damaged, or the model scales its rotations by nobody knows what.
     """
     numbers = load_json(folder / "params.json")
-    if numbers.get("use_scaled_rope"):
-        raise FormatError(
-            f"{folder / 'params.json'} says use_scaled_rope, as Llama 3.1 does, and no model here "
-            "scales its rotations; get a Llama 2"
-        )
     paths = sorted(folder.glob("consolidated.*.pth"))
     if not paths or any(path.name != f"consolidated.{i:02}.pth" for i, path in enumerate(paths)):
         raise FormatError(
@@ -117,7 +112,18 @@ def read_meta(folder: Path) -> Weights:
         )
     states = [bare(path, torch_pickle.load(path)) for path in paths]
     seq_len = 4096  # Llama 2's; the folder does not tell
-    return _llama(folder, "Meta's Llama", states, numbers, seq_len, tied=False)
+    weights = _llama(folder, "Meta's Llama", states, numbers, seq_len, tied=False)
+    if not numbers.get("use_scaled_rope"):
+        return weights
+    size = weights.config["dim"], weights.config["num_layers"]
+    if size not in META_FACTORS:
+        raise FormatError(
+            f"{folder / 'params.json'} says use_scaled_rope, but not by what factor, and a model "
+            f"{size[0]} wide of {size[1]} layers is none of Meta's; get Hugging Face's folder of it"
+        )
+    scaling = {**META_SCALING, "factor": META_FACTORS[size]}
+    config = {**weights.config, "rope_scaling": scaling, "seq_len": 131072}
+    return replace(weights, config=config)
 
 
 def _llama(

@@ -38,6 +38,12 @@ META_NUMBERS = {
     "norm_eps": Number("norm_eps", float, 1e-5),
     "rope_theta": Number("rope_theta", float, 10000.0),
 }
+# Its params.json says that rotations are scaled, but not by what: that follows from which of Meta's
+# models it is, by the width and the layers. Beginning with Llama 3.2's of 1B and 3B parameters.
+META_FACTORS = {(2048, 16): 32.0, (3072, 28): 32.0}
+META_FACTORS |= {(4096, 32): 8.0, (8192, 80): 8.0, (16384, 126): 8.0}  # Llama 3.1
+META_SCALING = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+META_SCALING |= {"original_max_position_embeddings": 8192}
 
 
 def _num_heads(config: Config) -> int:

@@ -26,6 +26,7 @@ from formats.tokenizer_files import load_tokenizer
 from formats.weights import Parts, Weights
 from load import open_model
 from models import FAMILIES
+from models.gemma3 import Gemma3Config
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
 from tokenizer import BYTE_PIECES, SPECIAL_PIECES, CharTokenizer, LlamaTokenizer, train_bpe
@@ -60,6 +61,15 @@ CONFIGS = {
     "gpt2": GPT2Config(4, SIZES["gpt2"], num_layers=2, num_heads=1, channels=4),
     "llama2": Llama2Config(4, 4, 2, 1, 1, SIZES["llama2"], seq_len=4, tied=False),
 }
+LONGROPE = {"short_factor": [1.0, 2.0], "long_factor": [2.0, 4.0], "attention_factor": 1.5}
+LONGROPE |= {"rope_type": "longrope", "original_max_position_embeddings": 3}
+CONFIGS |= {
+    "mistral": replace(CONFIGS["llama2"], window=2),
+    "qwen2": replace(CONFIGS["llama2"], qkv_bias=True, window=2),
+    "qwen3": replace(CONFIGS["llama2"], qk_norm=True),
+    "phi3": replace(CONFIGS["llama2"], rope_scaling=LONGROPE, window=2),
+    "gemma3": Gemma3Config(4, 4, 2, 1, 1, 4, SIZES["llama2"], seq_len=4, window_pattern=2),
+}
 
 
 def small_model(kind):
@@ -67,7 +77,7 @@ def small_model(kind):
     params = FAMILIES[kind].model(config).params
     tensors = {name: Parts.of(name, tensor) for name, tensor in params}
     tensors["wte"] = Parts.of("wte", params.wte[: config.vocab_size])
-    return Weights("", kind, vars(config), tensors, TOKENIZERS[kind])
+    return Weights("", kind, vars(config), tensors, TOKENIZERS.get(kind, TOKENIZERS["llama2"]))
 
 
 # Of each kind of file one into a folder; what is returned is what a person would name.
@@ -148,6 +158,11 @@ MODELS = {
 }
 MODELS |= {"several-files": write_several_files, "nanogpt": copy_nanogpt, "meta": copy_meta}
 MODELS["byte-level-gguf"] = write_byte_level
+MODELS |= {
+    f"{kind}-{target}": partial(write_model, kind, target)
+    for kind in list(CONFIGS)[2:]
+    for target in ("huggingface", "gguf")
+}
 TOKENIZER_FILES = {
     "tiktoken": partial(save_tokenizer, TOKENIZERS["gpt2"]),
     "tokenizer.bin": partial(save_tokenizer, TOKENIZERS["llama2"]),

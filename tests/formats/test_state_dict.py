@@ -10,6 +10,7 @@ from folders import FLOATS, assert_same, made, model
 from errors import FormatError, UserError
 from formats import torch_pickle
 from formats.state_dict import read, read_meta
+from models.llama2 import Llama2Config
 
 GPT2_ARGS = {"block_size": 7, "vocab_size": 11, "n_layer": 2, "n_head": 3, "n_embd": 12}
 GPT2_ARGS |= {"bias": True, "dropout": 0.1}
@@ -50,7 +51,7 @@ def llama(tensors):
         "norm.weight": tensors["rmsfw"],
         "output.weight": tensors.get("wcls", tensors["wte"]),
     }
-    for i in range(3):
+    for i in range(len(tensors["rms1w"])):
         state[f"layers.{i}.attention_norm.weight"] = tensors["rms1w"][i]
         state[f"layers.{i}.ffn_norm.weight"] = tensors["rms2w"][i]
         for ours, theirs in MATRICES.items():
@@ -279,10 +280,29 @@ def test_a_folder_without_weights_is_refused(folder):
         read_meta(path)
 
 
-def test_scaled_rotations_are_refused(folder):
+def test_scaled_rotations_of_nobody_knows_what_factor_are_refused(folder):
     path = folder(args=LLAMA_ARGS | {"use_scaled_rope": True})
-    with pytest.raises(FormatError, match=r"params\.json says use_scaled_rope"):
+    with pytest.raises(
+        FormatError, match=r"params\.json says use_scaled_rope, but .* 36 wide of 3 "
+    ):
         read_meta(path)
+
+
+@pytest.mark.parametrize(
+    ("dim", "num_layers", "factor"), [(2048, 16, 32.0), (3072, 28, 32.0), (4096, 32, 8.0)]
+)
+def test_rotations_of_metas_own_models_are_scaled(folder, pickles, dim, num_layers, factor):
+    args = {"dim": dim, "n_layers": num_layers, "n_heads": 32, "use_scaled_rope": True}
+    path = folder(1, args=args)
+    shapes = Llama2Config(dim, 8, num_layers, vocab_size=5, tied=False).param_shapes()
+    pickles["consolidated.00.pth"] = llama(
+        {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    )
+    config = made(read_meta(path))
+    scaling = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "factor": factor}
+    original = {"original_max_position_embeddings": 8192}
+    assert config.rope_scaling == {"rope_type": "llama3", **scaling, **original}
+    assert config.seq_len == 131072
 
 
 @pytest.mark.parametrize(
