@@ -61,15 +61,20 @@ CONFIGS = {
     "gpt2": GPT2Config(4, SIZES["gpt2"], num_layers=2, num_heads=1, channels=4),
     "llama2": Llama2Config(4, 4, 2, 1, 1, SIZES["llama2"], seq_len=4, tied=False),
 }
-LONGROPE = {"short_factor": [1.0, 2.0], "long_factor": [2.0, 4.0], "attention_factor": 1.5}
-LONGROPE |= {"rope_type": "longrope", "original_max_position_embeddings": 3}
-CONFIGS |= {
-    "mistral": replace(CONFIGS["llama2"], window=2),
-    "qwen2": replace(CONFIGS["llama2"], qkv_bias=True, window=2),
-    "qwen3": replace(CONFIGS["llama2"], qk_norm=True),
-    "phi3": replace(CONFIGS["llama2"], rope_scaling=LONGROPE, window=2),
-    "gemma3": Gemma3Config(4, 4, 2, 1, 1, 4, SIZES["llama2"], seq_len=4, window_pattern=2),
+SMALL = partial(Llama2Config, 4, 4, 2, 1, 1, SIZES["llama2"], seq_len=4)
+FROM_8192 = {"factor": 8.0, "original_max_position_embeddings": 8192}
+LLAMA3 = FROM_8192 | {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LISTS = {"short_factor": [1.0, 1.5], "long_factor": [1.0, 9.5], "attention_factor": 1.25}
+LONGROPE = LISTS | {"original_max_position_embeddings": 2}
+DESCENDANTS = {
+    "llama3": SMALL(rope_scaling=LLAMA3 | {"rope_type": "llama3"}),
+    "mistral": SMALL(head_size=6, window=3),
+    "qwen2": SMALL(qkv_bias=True),
+    "qwen3": SMALL(head_size=6, qk_norm=True),
+    "phi3": SMALL(window=3, rope_scaling=LONGROPE | {"rope_type": "longrope"}),
+    "gemma3": Gemma3Config(4, 4, 2, 1, 1, 6, SIZES["llama2"], 4, window=2, window_pattern=2),
 }
+CONFIGS |= DESCENDANTS
 
 
 def small_model(kind):
@@ -155,6 +160,11 @@ MODELS = {
     for kind, other in (("gpt2", "llama2.c"), ("llama2", "llm.c"))
     for target in TARGETS
     if not target.startswith(other)  # which knows only the other kind
+}
+MODELS |= {
+    f"{kind}-{target}": partial(write_model, kind, target)
+    for kind in DESCENDANTS
+    for target in ("huggingface", "gguf")
 }
 MODELS |= {"several-files": write_several_files, "nanogpt": copy_nanogpt, "meta": copy_meta}
 MODELS["byte-level-gguf"] = write_byte_level
