@@ -8,8 +8,8 @@ text and `</s>` ends it. The third kind is the simplest: every character is a to
 Handled: GPT-2's vocabulary, plain bytes, vocabularies trained here on a text of your own, and
 Llama's, each also with special tokens behind it, such as `<pad>`; and the characters of a text.
 formats/tokenizer_files.py reads them.
-Not handled: special tokens in a text, where even `<|endoftext|>` and `<s>` are plain text, and
-other ways of splitting a text into words.
+Not handled: special tokens in a text, where even `<|endoftext|>` and `<s>` are plain text. Models
+that split a text into other words than GPT-2 have another kind: formats/byte_level.py.
 """
 
 import base64
@@ -50,7 +50,7 @@ BYTE_PIECES = [b"<0x%02X>" % byte for byte in range(256)]
 
 
 class Tokenizer(ABC):
-    """What the three kinds share.
+    """What all kinds share.
 
     Attributes:
         file_name: what its file is called in a corpus's folder.

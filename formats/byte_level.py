@@ -168,7 +168,7 @@ class ByteLevelTokenizer(Tokenizer):
         """A tokenizer.json, in whose model is also, unseen by others, how texts begin and end."""
         made = content(self)
         made["model"] |= {"begin": self.begin, "ends": sorted(self.ends)}
-        return json.dumps(made, ensure_ascii=False).encode()
+        return json.dumps(made).encode()
 
 
 def make_tokenizer(

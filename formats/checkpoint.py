@@ -20,7 +20,7 @@ from files import member_start, replacing
 
 FORMAT = "llm.np checkpoint"
 VERSION = 1
-LARGEST_META = 1 << 24  # bytes; a vocabulary of 100,000 tokens has a tenth of it
+LARGEST_META = 1 << 25  # bytes; a vocabulary of 100,000 tokens may have half of it
 CHECKPOINT = "checkpoint.npz"  # its name in a run's folder
 OLDER = "checkpoint-{:08}.npz"  # those before it, by their step
 BEST = "best.npz"  # the parameters, and nothing else, of the lowest validation loss

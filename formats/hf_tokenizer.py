@@ -1,21 +1,22 @@
 """Hugging Face's tokenizer.json, and GPT-2's vocab.json with merges.txt, which came before it.
 
-Handled are the three kinds that tokenizer.py has. GPT-2's kind is BPE on bytes, and every byte is
-spelled as a printable character. Llama's kind is a SentencePiece model in the clothes of BPE: "▁"
-is a blank, and <0x00> to <0xFF> are the bytes of other characters; what is done to blanks may be
-other than in Llama. Either may have special tokens behind its vocabulary, as `add_special_tokens`
-adds them. A vocabulary of characters is BPE without merges, which leaves out all others.
-Refused: within the vocabulary, special tokens other than <|endoftext|> in GPT-2's kind, and than
-<unk>, <s> and </s> in Llama's; behind it, tokens that are not special, for which Hugging Face
-searches every text; GPT-2's kind with ids that are not in the order of the merges; whatever else is
-done to a text before it is encoded. Not read: what is put around a text; here that is as in GPT-2
-and Llama.
+Handled are BPE on bytes, in which every byte is spelled as a printable character: GPT-2's kind and
+that of byte_level.py; and Llama's kind, a SentencePiece model in the clothes of BPE: "▁" is a
+blank, and <0x00> to <0xFF> are the bytes of other characters; what is done to blanks may be other
+than in Llama. It may have special tokens behind its vocabulary, as `add_special_tokens` adds them.
+A vocabulary of characters is BPE without merges, which leaves out all others.
+Refused by name: every step before the model that is not known here; and in Llama's kind, special
+tokens within the vocabulary other than <unk>, <s> and </s>, and behind it tokens that are not
+special, for which Hugging Face searches every text. What is put around a text is read in BPE on
+bytes only; else it is as in Llama.
 
 Where Hugging Face differs: in a text, it takes "<s>" or "<pad>" for the token and "▁" for a blank,
 which are plain text here; and for Llama's kind, version 5 of transformers puts no blank in front of
-a text that begins with one, as SentencePiece and we do.
+a text that begins with one, as SentencePiece and we do. Beside a model of the type qwen2, its
+AutoTokenizer makes words as Qwen2 does, whatever the files say; PreTrainedTokenizerFast does not.
 
-tokenizer_json.py has what the kinds share, hf_byte_level.py GPT-2's, hf_sentencepiece.py Llama's.
+tokenizer_json.py has what the kinds share, hf_byte_level.py the first kind, hf_sentencepiece.py
+Llama's.
 
 Sources of the formats: tokenizers, Tokenizer.save; GPT-2, encoder.py.
 """

@@ -94,17 +94,15 @@ def read_pairs(merges: list[Any], tokens: list[str], source: str | Path) -> list
     known = set(tokens)
     pairs: dict[tuple[str, str], None] = {}
     for merge in merges:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if (
-            not isinstance(pair, list)
-            or len(pair) != 2
-            or not all(isinstance(token, str) for token in pair)
-            or not known.issuperset((*pair, "".join(pair)))
-        ):
-            raise unlike(source, f"the merge {shortened(merge)}, which is not of two of its tokens")
-        if tuple(pair) in pairs:
+        match merge.split(" ") if isinstance(merge, str) else merge:
+            case [str(left), str(right)] if {left, right, left + right} <= known:
+                pass
+            case _:
+                what = f"the merge {shortened(merge)}, which is not of two of its tokens"
+                raise unlike(source, what)
+        if (left, right) in pairs:
             raise unlike(source, f"the merge {shortened(merge)} twice")
-        pairs[tuple(pair)] = None
+        pairs[left, right] = None
     return list(pairs)
 
 
