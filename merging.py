@@ -1,7 +1,11 @@
-"""Byte-pair merging: neighbouring tokens become one, and which ones do is learnt from a text."""
+"""Byte-pair merging: neighbouring tokens become one, and which ones do is learnt from a text.
 
+Before, a text is cut where nothing can be merged.
+"""
+
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import pairwise
 
@@ -10,12 +14,13 @@ from tqdm import tqdm
 Pair = tuple[int, int]
 
 
-def merge(tokens: list[int], merges: Mapping[Pair, tuple[float, int]]) -> list[int]:
+def merge(tokens: list[int], find: Callable[[Pair], tuple[float, int] | None]) -> list[int]:
     """`tokens` after the best pair was merged, again and again; the leftmost of equals comes first.
 
     Args:
         tokens: of one word; none is negative.
-        merges: for each pair its cost, of which the lowest is the best, and the token it becomes.
+        find: gives for a pair its cost, of which the lowest is the best, and the token it becomes;
+            or None, if it is not merged.
     """
     # A linked list; the -1 behind its end is also what index -1 finds before its start.
     count = len(tokens)
@@ -27,8 +32,8 @@ def merge(tokens: list[int], merges: Mapping[Pair, tuple[float, int]]) -> list[i
 
     def consider(left: int) -> None:
         pair = tokens[left], tokens[after[left]]
-        if pair in merges:
-            cost, joined = merges[pair]
+        if -1 not in pair and (found := find(pair)):
+            cost, joined = found
             heappush(heap, (cost, left, pair, joined))
 
     for left in range(count):
@@ -43,6 +48,35 @@ def merge(tokens: list[int], merges: Mapping[Pair, tuple[float, int]]) -> list[i
             consider(before[left])
             consider(left)
     return [token for token in tokens if token >= 0]
+
+
+def words_between(pieces: Iterable[bytes]) -> re.Pattern[str]:
+    """Finds a text in parts that can be merged one by one, since no piece reaches across two.
+
+    A part is some blanks and what follows, up to the next blank. It goes on behind a character that
+    has a blank behind it in a piece.
+    """
+    inside = (piece.decode(errors="replace") for piece in pieces if b" " in piece[1:])
+    before = {each for piece in inside for each in re.findall("[^ ](?= )", piece)}
+    more = f"(?:(?<=[{''.join(map(re.escape, sorted(before)))}]) +[^ ]*)*" if before else ""
+    return re.compile(f" *[^ ]+{more}| +")
+
+
+def longest_of(texts: set[str], depth: int = 40) -> str:
+    """A pattern for the longest of these texts that begins at a place.
+
+    It is a tree by their first characters, of some depth: to try thousands of texts one after the
+    other at each place of a text takes a hundred times as long.
+    """
+    if not texts:
+        return "(?!)"
+    if not depth:
+        return f"(?:{'|'.join(map(re.escape, sorted(texts, key=len, reverse=True)))})"
+    behind: dict[str, set[str]] = {}
+    for text in texts - {""}:
+        behind.setdefault(text[0], set()).add(text[1:])
+    branches = [re.escape(first) + longest_of(rest, depth - 1) for first, rest in behind.items()]
+    return f"(?:{'|'.join(branches)})" + "?" * ("" in texts)
 
 
 def learn_merges(words: Sequence[bytes], counts: Sequence[int], num_merges: int) -> list[Pair]:

@@ -31,7 +31,7 @@ import tiktoken
 import own_imports
 from errors import RunError, UserError
 from files import replacing, without_surrogates
-from merging import learn_merges, merge
+from merging import learn_merges, longest_of, merge, words_between
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -43,10 +43,20 @@ GPT2_PATTERN = (
 # and it gives up after too many.
 LONGEST_GAP = 1000
 
-# Llama's tokens: <unk>, <s> and </s>, then the 256 bytes, spelled like this, then pieces of texts.
-FIRST_BYTE, FIRST_PIECE = 3, 259
-SPECIAL_PIECES = [b"<unk>", b"\n<s>\n", b"\n</s>\n"]
+# The types of the pieces of Llama's kind, by SentencePiece's numbers.
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+SPECIAL_PIECES = [b"<unk>", b"<s>", b"</s>"]
 BYTE_PIECES = [b"<0x%02X>" % byte for byte in range(256)]
+# How Llama's vocabulary begins; pieces of texts follow.
+LAYOUT = [UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256]
+NEVER = -1e10  # run.c looks for a score above it, so a piece of this one is never merged
+
+# Control tokens of these names end a text or a turn of a chat, whatever else does.
+END_NAMES = [END_OF_TEXT, "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>"]
+END_NAMES += ["<end_of_turn>"]
+# A token of such a name is for control, also where a file calls it text: who could write it in a
+# message would speak for another. llama.cpp's rule, too, and Gemma's file has <start_of_turn> so.
+CONTROL_NAME = re.compile(r"<\|.*\|>|<(start|end)_of_turn>", re.DOTALL)
 
 
 class Tokenizer(ABC):
@@ -250,50 +260,67 @@ class LlamaTokenizer(Tokenizer):
     """Llama's kind: pieces with scores, as SentencePiece trains them and llama2.c stores them.
 
     Args:
-        pieces: the bytes of every token: `<unk>`, `<s>` and `</s>`, then `<0x00>` to `<0xFF>`,
-            which stand for single bytes, then pieces of texts.
+        pieces: what every token is called: a piece of texts is the bytes it stands for, the 256
+            single bytes are `<0x00>` to `<0xFF>`, and control tokens have names such as `<s>`.
         scores: the score of every token; of two possible merges, the one to the higher comes first.
-            A piece of the score -inf is a special token, such as `<pad>`.
+        types: the type of every token; by default `<unk>`, `<s>` and `</s>` come first, then the
+            bytes, then pieces of texts, but for those of the score -inf, which are control tokens.
+            User-defined ones are cut out of a text before anything is merged, at each place the
+            longest.
+        begin, end: the tokens that begin and end a text.
+        adds_begin: as for every tokenizer.
 
-    Source: llama2.c, run.c and tokenizer.py; Kudo and Richardson 2018 (arXiv 1808.06226).
+    Beside `begin` and `end`, the control tokens that are in `END_NAMES` end a text.
+
+    Source: llama2.c, run.c and tokenizer.py; Kudo and Richardson 2018 (arXiv 1808.06226);
+    SentencePiece, bpe_model.cc.
     """
 
     file_name = "tokenizer.bin"
-    begin, end = 1, 2
-    adds_begin = True
-    ends = frozenset({begin, end})
+    begin, end = 1, 2  # in Llama itself
     drops_blank = True  # when decoding, in front of a text
 
-    def __init__(self, pieces: list[bytes], scores: list[float]):
-        self.pieces, self.scores = pieces, scores
+    def __init__(
+        self,
+        pieces: list[bytes],
+        scores: list[float],
+        types: list[int] | None = None,
+        begin: int = 1,
+        end: int = 2,
+        adds_begin: bool = True,
+    ):
+        self.pieces, self.scores, self.types = pieces, scores, types or types_in_llama(scores)
         self.vocab_size = len(pieces)
-        single_bytes = [bytes([byte]) for byte in range(256)]
-        self._token_bytes = [pieces[0], b"", b"", *single_bytes, *pieces[FIRST_PIECE:]]
+        self.begin, self.end, self.adds_begin = begin, end, adds_begin
+        known: dict[int, dict[bytes, int]] = {kind: {} for kind in range(NORMAL, BYTE + 1)}
+        for token, (piece, kind) in enumerate(zip(pieces, self.types, strict=True)):
+            known[kind][piece] = token
+        self._tokens = known[NORMAL]
+        self._byte_tokens = [known[BYTE][name] for name in BYTE_PIECES]
+        self._user_defined = _by_name(known[USER_DEFINED])
+        self.special = _by_name(known[UNKNOWN] | known[CONTROL])
+        by_name = (self.special[name] for name in END_NAMES if name in self.special)
+        self.ends = frozenset({begin, end, *by_name})
 
-        self.special = {"<unk>": 0, "<s>": self.begin, "</s>": self.end}
-        self._tokens: dict[bytes, int] = {}
-        for token, text in enumerate(pieces[FIRST_PIECE:], start=FIRST_PIECE):
-            if scores[token] == -math.inf:
-                self.special[text.decode(errors="replace")] = token
-            else:
-                self._tokens[text] = token
-        self._merges: dict[tuple[int, int], tuple[float, int]] = {}
-        for joined, token in self._tokens.items():
-            for cut in range(1, len(joined)):
-                pair = self._tokens.get(joined[:cut]), self._tokens.get(joined[cut:])
-                # run.c looks for a score above -1e10, so a piece below it is never merged.
-                if None not in pair and scores[token] > -1e10:
-                    self._merges[pair] = -scores[token], token
-
-        # Where no piece has a blank after something else, no merge crosses such a place. A text
-        # can then be encoded word by word, and a frequent word needs the work only once.
-        crossed = any(re.search(rb"[^ ] ", text) for text in self._tokens)
-        self._words = re.compile("(?s:.+)" if crossed else " *[^ ]+| +")
+        self._token_bytes = pieces.copy()
+        for byte, token in enumerate(self._byte_tokens):
+            self._token_bytes[token] = bytes([byte])
+        self._token_bytes[begin] = self._token_bytes[end] = b""
+        self._cut = re.compile(f"({longest_of({*self._user_defined} - {''})})")
+        self._words = words_between(self._tokens)
         self._encode_word = lru_cache(maxsize=1 << 16)(self._encode_word)
 
     def encode(self, text: str) -> list[int]:
-        words = self._words.findall(self.normalise(without_surrogates(text)))
-        return [token for word in words for token in self._encode_word(word)]
+        tokens: list[int] = []
+        parts = self._cut.split(self.normalise(without_surrogates(text)))
+        for number, part in enumerate(parts):
+            if number % 2:  # between the others, what was found
+                tokens.append(self._user_defined[part])
+            else:
+                tokens += (
+                    token for word in self._words.findall(part) for token in self._encode_word(word)
+                )
+        return tokens
 
     def normalise(self, text: str) -> str:
         """What is encoded in the place of a text: it has a blank in front."""
@@ -304,8 +331,17 @@ class LlamaTokenizer(Tokenizer):
         tokens = []
         for character in map(str.encode, word):
             known = self._tokens.get(character)
-            tokens += [FIRST_BYTE + byte for byte in character] if known is None else [known]
-        return merge(tokens, self._merges)
+            tokens += [self._byte_tokens[byte] for byte in character] if known is None else [known]
+        return merge(tokens, self._merge_of)
+
+    def _merge_of(self, pair: tuple[int, int]) -> tuple[float, int] | None:
+        """What `merge` asks. A table of all pairs would have half a million of Gemma's."""
+        left, right = pair
+        if self.types[left] == self.types[right] == NORMAL:
+            token = self._tokens.get(self.pieces[left] + self.pieces[right])
+            if token is not None and self.scores[token] > NEVER:
+                return -self.scores[token], token
+        return None
 
     def merges(self) -> list[tuple[int, int]]:
         """The pairs of tokens that are merged, in order: by scores, as Hugging Face ranks them.
@@ -314,18 +350,26 @@ class LlamaTokenizer(Tokenizer):
 
         Source: transformers, convert_slow_tokenizer.py, generate_merges.
         """
+        costs: dict[tuple[int, int], float] = {}
+        for text, joined in self._tokens.items():
+            halves = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
+            for left, right in halves if self.scores[joined] > NEVER else ():
+                if left in self._tokens and right in self._tokens:
+                    costs[self._tokens[left], self._tokens[right]] = -self.scores[joined]
 
         def place(pair: tuple[int, int]) -> tuple[float, int, int]:
             left, right = (len(self.pieces[token].decode(errors="replace")) for token in pair)
-            return self._merges[pair][0], -left, -right
+            return costs[pair], -left, -right
 
-        return sorted(self._merges, key=place)
+        return sorted(costs, key=place)
 
     def __eq__(self, other: object) -> bool:
         return (
-            type(other) is type(self)
+            isinstance(other, LlamaTokenizer)
             and self._tokens == other._tokens
-            and self.merges() == other.merges()
+            and self._byte_tokens == other._byte_tokens
+            and self._user_defined == other._user_defined
+            and (self.scores == other.scores or self.merges() == other.merges())
         )
 
     def _bytes_of(self, token: int, previous: int | None) -> bytes:
@@ -335,12 +379,29 @@ class LlamaTokenizer(Tokenizer):
         return piece.removeprefix(b" ") if begins else piece
 
     def to_bytes(self) -> bytes:
-        """The longest piece's length, then every token's score, length and bytes: llama2.c's."""
+        """The longest piece's length, then every token's score, length and bytes: llama2.c's.
+
+        It holds none but the types, the begin and the end that are so by default.
+        """
+        names = [self.pieces[0], b"\n<s>\n", b"\n</s>\n", *self.pieces[3:]]
+        behind = zip(self.scores, self.types, strict=True)
+        scores = [-math.inf if kind == CONTROL else score for score, kind in behind]
+        scores[: len(LAYOUT)] = self.scores[: len(LAYOUT)]
         records = (
-            struct.pack("<fI", score, len(piece)) + piece
-            for score, piece in zip(self.scores, self.pieces, strict=True)
+            struct.pack("<fI", score, len(name)) + name
+            for score, name in zip(scores, names, strict=True)
         )
-        return struct.pack("<I", max(map(len, self.pieces))) + b"".join(records)
+        return struct.pack("<I", max(map(len, names))) + b"".join(records)
+
+
+def types_in_llama(scores: list[float]) -> list[int]:
+    """The types of tokens laid out as in Llama; of the score -inf are control tokens."""
+    behind = scores[len(LAYOUT) :]
+    return [*LAYOUT, *(CONTROL if score == -math.inf else NORMAL for score in behind)]
+
+
+def _by_name(tokens: Mapping[bytes, int]) -> dict[str, int]:
+    return {name.decode(errors="replace"): token for name, token in tokens.items()}
 
 
 class CharTokenizer(Tokenizer):

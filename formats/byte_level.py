@@ -30,7 +30,7 @@ from files import without_surrogates
 from formats.byte_pairs import byte_characters, merged_last, merges
 from formats.tokenizer_json import begins_with, content_of, unlike
 from merging import merge
-from tokenizer import END_OF_TEXT, BytePairTokenizer, Tokenizer
+from tokenizer import CONTROL_NAME, END_NAMES, END_OF_TEXT, BytePairTokenizer, Tokenizer
 
 DIGIT = r"\p{N}"
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -73,12 +73,6 @@ SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 BYTE_OF = {character: byte for byte, character in enumerate(byte_characters())}
-# Control tokens of these names end a text, whatever else does.
-END_NAMES = frozenset(
-    {END_OF_TEXT, "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>"}
-)
-# A token of such a name is for control, also where a file calls it text: llama.cpp's rule, too.
-CONTROL = re.compile(r"<\|.*\|>", re.DOTALL)
 
 
 class ByteLevelTokenizer(Tokenizer):
@@ -148,7 +142,7 @@ class ByteLevelTokenizer(Tokenizer):
                 f"the model's vocabulary has no bytes for {min(unknown)!r}; write the text without "
                 "that character"
             )
-        return merge([self._ids[bytes([byte])] for byte in data], self._merges)
+        return merge([self._ids[bytes([byte])] for byte in data], self._merges.get)
 
     def unknown(self, text: str) -> set[str]:
         if not self._missing:
@@ -195,7 +189,10 @@ def make_tokenizer(
     Raises:
         FormatError: a token does not spell bytes, or none ends a text.
     """
-    special = {**special, **{name: id_ for name, id_ in added.items() if CONTROL.fullmatch(name)}}
+    special = {
+        **special,
+        **{name: id_ for name, id_ in added.items() if CONTROL_NAME.fullmatch(name)},
+    }
     added = {name: id_ for name, id_ in added.items() if name not in special}
     ends = {*ends, *(id_ for name, id_ in special.items() if name in END_NAMES)}
     if begin is None and not ends:

@@ -14,9 +14,12 @@ Sources: Aoe 1989, "An Efficient Digital Search Algorithm by Using a Double-Arra
 darts-clone, darts.h; SentencePiece, normalizer.cc.
 """
 
+import re
+
 import numpy as np
 
 LONGEST_RULE = 1000  # bytes on either side; SentencePiece's own have at most 33
+NOTHING = re.compile(b"(?!)")
 IS_TEXT, ENDS_RULE, TIMES_256 = 1 << 31, 1 << 8, 1 << 9
 
 
@@ -47,12 +50,15 @@ class Charsmap:
             raise ValueError("its rules for characters are too long")
         self._nodes, self._bases = nodes.tolist(), bases.tolist()
 
-    def replace(self, text: str) -> str:
-        """`text` with all rules applied, from left to right."""
+    def replace(self, text: str, kept: re.Pattern[bytes] = NOTHING) -> str:
+        """`text` with all rules applied, from left to right, but for what `kept` matches."""
         data, result, position = text.encode(), bytearray(), 0
         while position < len(data):
             length, place = self._longest_rule(data, position)
-            if length:
+            if match := kept.match(data, position):
+                length = len(match[0])
+                result += match[0]
+            elif length:
                 result += self.texts[place : self.texts.index(b"\0", place)]
             else:
                 result.append(data[position])

@@ -19,10 +19,8 @@ from formats.byte_level import (
 from formats.gguf_header import damaged
 from formats.tokenizer_files import padding
 from formats.tokenizer_json import read_pairs
-from tokenizer import BytePairTokenizer
+from tokenizer import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BytePairTokenizer
 
-# The types of tokens, by their numbers in the file.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 # Keys of tokens that end a text.
 ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 SAME_WORDS = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}

@@ -9,7 +9,6 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
-from errors import FormatError
 from formats.byte_level import (
     BYTES,
     COVERING,
@@ -24,8 +23,11 @@ from formats.byte_level import (
 )
 from formats.tokenizer_json import (
     entry,
+    first_token,
     named_beside,
     read_pairs,
+    steps_of,
+    unknown_step,
     unlike,
     vocabulary,
 )
@@ -46,7 +48,7 @@ def read(content: dict[str, Any], source: str | Path) -> BytePairTokenizer | Byt
     pairs = read_pairs(entry(model, "merges", list, source), tokens, source)
     normalizer = content.get("normalizer")
     if normalizer not in (None, NFC):
-        raise _unknown_step(normalizer, source)
+        raise unknown_step(normalizer, source)
     patterns = _patterns(content.get("pre_tokenizer"), source)
     words = Words(patterns, normalizer == NFC, bool(model.get("ignore_merges")))
     special, added = {}, {}
@@ -61,7 +63,7 @@ def read(content: dict[str, Any], source: str | Path) -> BytePairTokenizer | Byt
             if _flag(each, key, source):
                 raise unlike(source, f"the token {shortened(name)} with the setting {key}")
 
-    first = _first_token(content.get("post_processor"), source)
+    first = first_token(content.get("post_processor"), source)
     if "begin" in model:
         begin, ends = entry(model, "begin", int, source), entry(model, "ends", list, source)
     else:
@@ -97,28 +99,17 @@ def _flag(added: dict[str, Any], name: str, source: str | Path) -> bool:
     return entry({name: False} | added, name, bool, source)
 
 
-def _unknown_step(step: Any, source: str | Path) -> FormatError:
-    return unlike(source, f"the step {shortened(step)} beside its model")
-
-
-def _steps(step: Any, name: str) -> list[Any]:
-    """The steps of a sequence, or the one that there is."""
-    if isinstance(step, dict) and step.get("type") == "Sequence" and type(step.get(name)) is list:
-        return step[name]
-    return [] if step is None else [step]
-
-
 def _patterns(pre_tokenizer: Any, source: str | Path) -> tuple[str, ...]:
     """The patterns that part a text before its bytes are spelled."""
-    *splits, last = _steps(pre_tokenizer, "pretokenizers") or [None]
+    *splits, last = steps_of(pre_tokenizer, "pretokenizers") or [None]
     patterns = [_pattern(step, source) for step in splits]
     # trim_offsets is about positions in the text, not tokens.
     if not isinstance(last, dict) or last | {"trim_offsets": True, "use_regex": True} != BYTES:
-        raise _unknown_step(last, source)
+        raise unknown_step(last, source)
     if last.get("use_regex", True):
         patterns.append(GPT2_PATTERN)
     if not patterns or len(set(patterns)) < len(patterns):
-        raise _unknown_step(pre_tokenizer, source)
+        raise unknown_step(pre_tokenizer, source)
     return tuple(patterns)
 
 
@@ -130,21 +121,4 @@ def _pattern(step: Any, source: str | Path) -> str:
         kept = {"behavior": "Isolated", "invert": False}, {"behavior": "Removed", "invert": True}
         if step in [split | each for each in kept[: 1 + (pattern in COVERING)]]:
             return pattern
-    raise _unknown_step(step, source)
-
-
-def _first_token(post_processor: Any, source: str | Path) -> str | None:
-    """The name of the token that is put in front of a text, if one is, and nothing else."""
-    first = None
-    for step in _steps(post_processor, "processors"):
-        kind = step.get("type") if isinstance(step, dict) else None
-        if kind == "TemplateProcessing" and first is None:
-            *before, text = entry(step, "single", list, source) or [None]
-            tokens = [entry(each, "SpecialToken", dict, source) for each in before]
-            names = [entry(each, "id", str, source) for each in tokens]
-            if len(names) > 1 or entry(text, "Sequence", dict, source).get("id") != "A":
-                raise _unknown_step(step, source)
-            first = names[0] if names else None
-        elif kind != "ByteLevel":
-            raise _unknown_step(step, source)
-    return first
+    raise unknown_step(step, source)

@@ -30,13 +30,12 @@ from errors import FormatError
 from files import replacing, without_surrogates
 from formats import byte_level, hf_byte_level, hf_sentencepiece
 from formats.byte_level import ByteLevelTokenizer
-from formats.sentencepiece_model import Settings
 from formats.tokenizer_json import content_of, read_pairs, read_tokens, unlike, vocabulary
 from tokenizer import BytePairTokenizer, CharTokenizer, Tokenizer
 
 
-def read(data: bytes, source: str | Path) -> Tokenizer | tuple[list[bytes], list[float], Settings]:
-    """A tokenizer, or the pieces, scores and settings of one of Llama's kind.
+def read(data: bytes, source: str | Path) -> Tokenizer:
+    """The tokenizer of a file.
 
     Args:
         data: the content of a tokenizer.json or a vocab.json, which begins with "{".

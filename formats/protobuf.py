@@ -29,14 +29,13 @@ class Message:
     """
 
     def __init__(self, names: Mapping[int, str], data: bytes):
-        self._values: dict[str, list[int | bytes]] = {name: [] for name in names.values()}
+        self._fields: list[tuple[str, int | bytes]] = []
         position = 0
         while position < len(data):
             key, position = _read_varint(data, position)
-            number, kind = key >> 3, key & 7
-            value, position = _read_value(data, position, kind)
-            if number in names:
-                self._values[names[number]].append(value)
+            value, position = _read_value(data, position, key & 7)
+            if key >> 3 in names:
+                self._fields.append((names[key >> 3], value))
 
     def all(self, name: str, kind: type[Value]) -> list[Value]:
         """All values of a field that may come more than once.
@@ -44,7 +43,7 @@ class Message:
         Raises:
             ValueError: one is of another type.
         """
-        values = self._values[name]
+        values = [value for field, value in self._fields if field == name]
         if not all(type(value) is kind for value in values):
             raise ValueError(f"its {name} is of another type")
         return values
@@ -55,7 +54,12 @@ class Message:
         Raises:
             ValueError: it is not of the default's type.
         """
-        return [default, *self.all(name, type(default))][-1]
+        for field, value in reversed(self._fields):
+            if field == name:
+                if type(value) is not type(default):
+                    raise ValueError(f"its {name} is of another type")
+                return value
+        return default
 
     def part(self, name: str, names: Mapping[int, str], default: bytes | None = None) -> "Message":
         """The message in a field; if it comes several times, they are one when joined.
@@ -93,6 +97,8 @@ def _read_value(data: bytes, position: int, kind: int) -> tuple[int | bytes, int
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     """A number, 7 bits in each byte, the lowest first, of which only the last has no bit 7."""
+    if position < len(data) and data[position] < 0x80:  # most have one byte
+        return data[position], position + 1
     value = 0
     for shift in range(0, 70, 7):
         if position == len(data):

@@ -1,9 +1,9 @@
 """Tokenizers' files, of every kind that tokenizer.py can use.
 
 Handled: .tiktoken files, as tiktoken downloads GPT-2's and `train_bpe` makes them; llama2.c's
-tokenizer.bin; SentencePiece's .model, if it is laid out like Llama's (sentencepiece_model.py);
-Hugging Face's tokenizer.json and vocab.json (hf_tokenizer.py); our characters.json and nanoGPT's
-meta.pkl (characters.py).
+tokenizer.bin; SentencePiece's .model (sentencepiece_model.py); Hugging
+Face's tokenizer.json and vocab.json (hf_tokenizer.py); our characters.json and nanoGPT's meta.pkl
+(characters.py).
 
 Sources of the formats: tiktoken, load.py; llama2.c, tokenizer.py, export.
 """
@@ -20,16 +20,18 @@ import tiktoken
 from errors import FormatError, UserError
 from formats import characters, hf_tokenizer, sentencepiece_model
 from formats.byte_level import ByteLevelTokenizer
-from formats.sentencepiece_model import LLAMA, SentencePieceTokenizer, make_tokenizer
+from formats.sentencepiece_model import SentencePieceTokenizer, unlike_pieces
 from tokenizer import (
     BYTE_PIECES,
+    CONTROL,
     END_OF_TEXT,
-    FIRST_BYTE,
-    FIRST_PIECE,
+    LAYOUT,
+    SPECIAL_PIECES,
     BytePairTokenizer,
     CharTokenizer,
     LlamaTokenizer,
     Tokenizer,
+    types_in_llama,
 )
 
 KINDS = (
@@ -44,7 +46,6 @@ FILES = ".tiktoken, tokenizer.bin, tokenizer.json, characters.json, meta.pkl or 
 STARTER_VOCABULARY = Path(__file__).resolve().parents[1] / "data" / "starter" / "tiktoken"
 LARGEST_FILE = 40 << 20  # bytes; Gemma 3's tokenizer.json has 33 million
 PADDING = re.compile(rb"\[PAD\d+\]")
-LONGEST_PIECE = 4000  # bytes; to find the merges takes time with the square of it
 
 
 def load_tokenizer(name: str | Path) -> Tokenizer:
@@ -84,10 +85,14 @@ def without_padding(tokens: list[bytes]) -> list[bytes]:
     return tokens[:count]
 
 
-def padded(tokenizer: LlamaTokenizer, rows: int) -> tuple[list[bytes], list[float]]:
-    """Its pieces and scores, one for each of so many rows."""
+def padded(tokenizer: LlamaTokenizer, rows: int) -> tuple[list[bytes], list[float], list[int]]:
+    """Its pieces, scores and types, one for each of so many rows."""
     names = [name.encode() for name in padding(tokenizer.vocab_size, rows)]
-    return [*tokenizer.pieces, *names], [*tokenizer.scores, *[-math.inf] * len(names)]
+    return (
+        [*tokenizer.pieces, *names],
+        [*tokenizer.scores, *[-math.inf] * len(names)],
+        [*tokenizer.types, *[CONTROL] * len(names)],
+    )
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -109,30 +114,14 @@ def tokenizer_from_bytes(data: bytes, source: str | Path) -> Tokenizer:
     # tokenizer.bin begins with the length of the longest token, of which the upper half is 0; a
     # .model is a protocol buffer, whose first field is a piece, whose first field is its text.
     if data[2:4] == b"\0\0":
-        pieces, scores, settings = *_read_llama2_c(data, source), LLAMA
-    elif data[0:3:2] == b"\n\n":
-        pieces, scores, settings = sentencepiece_model.read(data, source)
-    elif data.startswith(b"{"):
-        made = hf_tokenizer.read(data, source)
-        if isinstance(made, Tokenizer):
-            return made
-        pieces, scores, settings = made
-    elif data.startswith(characters.STARTS):
+        return _read_llama2_c(data, source)
+    if data[0:3:2] == b"\n\n":
+        return sentencepiece_model.read(data, source)
+    if data.startswith(b"{"):
+        return hf_tokenizer.read(data, source)
+    if data.startswith(characters.STARTS):
         return CharTokenizer(characters.read(data, source))
-    else:
-        return _read_tiktoken(data, source)
-    if pieces[FIRST_BYTE:FIRST_PIECE] != BYTE_PIECES:
-        raise FormatError(
-            f"{source}: the tokens 3 to 258 are not the bytes <0x00> to <0xFF>, so not every text "
-            "could be encoded; give a tokenizer like Llama's, with byte fallback"
-        )
-    longest = max(pieces, key=len)
-    if len(longest) > LONGEST_PIECE:
-        raise FormatError(
-            f"{source} has a token of {len(longest):,} bytes, {longest[:20]!r}...; no vocabulary "
-            "needs such, so give another"
-        )
-    return make_tokenizer(pieces, scores, settings)
+    return _read_tiktoken(data, source)
 
 
 def _read_tiktoken(data: bytes, source: str | Path) -> BytePairTokenizer:
@@ -174,7 +163,7 @@ def _read_tiktoken(data: bytes, source: str | Path) -> BytePairTokenizer:
     return BytePairTokenizer(ranks, added)
 
 
-def _read_llama2_c(data: bytes, source: str | Path) -> tuple[list[bytes], list[float]]:
+def _read_llama2_c(data: bytes, source: str | Path) -> LlamaTokenizer:
     pieces, scores, position = [], [], 4
     while position < len(data):
         try:
@@ -196,7 +185,17 @@ def _read_llama2_c(data: bytes, source: str | Path) -> tuple[list[bytes], list[f
             f"bytes instead of {promised}; give another"
         )
     pieces = without_padding(pieces)  # which run.c needs
-    return pieces, scores[: len(pieces)]
+    scores = scores[: len(pieces)]
+    if pieces[len(SPECIAL_PIECES) : len(LAYOUT)] != BYTE_PIECES:
+        raise FormatError(
+            f"{source}: the tokens 3 to 258 are not the bytes <0x00> to <0xFF>, so not every text "
+            "could be encoded; give a tokenizer like Llama's, with byte fallback"
+        )
+    pieces[1:3] = SPECIAL_PIECES[1:]  # which have line ends around them there
+    types = types_in_llama(scores)
+    if what := unlike_pieces(pieces, types):
+        raise FormatError(f"{source} has {what}; no vocabulary needs such, so give another")
+    return LlamaTokenizer(pieces, scores, types)
 
 
 def _load_gpt2() -> Tokenizer:

@@ -72,23 +72,6 @@ def read_tokens(vocab: dict[str, Any], source: str | Path) -> list[str]:
     return sorted(vocab, key=vocab.__getitem__)
 
 
-def cut_added(
-    tokens: list[str], entries: list[dict[str, Any]], known: list[str], source: str | Path
-) -> tuple[list[str], list[str]]:
-    """The tokens of the vocabulary, of which the `known` ones are special, and those behind it."""
-    special = {each["content"]: each.get("special") for each in entries}
-    for token in known:
-        special.pop(token, None)
-    count = len(tokens) - len(special)
-    behind = set(tokens[count:])
-    for token in special:
-        if token not in behind:
-            raise unlike(source, f"the special token {shortened(token)} within its vocabulary")
-        if special[token] is not True:
-            raise unlike(source, f"the added token {shortened(token)}, which is not special")
-    return tokens[:count], tokens[count:]
-
-
 def read_pairs(merges: list[Any], tokens: list[str], source: str | Path) -> list[tuple[str, str]]:
     """The merges, whether written as "a b" or as ["a", "b"]."""
     known = set(tokens)
@@ -104,6 +87,35 @@ def read_pairs(merges: list[Any], tokens: list[str], source: str | Path) -> list
             raise unlike(source, f"the merge {shortened(merge)} twice")
         pairs[left, right] = None
     return list(pairs)
+
+
+def unknown_step(step: Any, source: str | Path) -> FormatError:
+    """The error for a step that does to a text what is not known."""
+    return unlike(source, f"the step {shortened(step)} beside its model")
+
+
+def steps_of(step: Any, name: str) -> list[Any]:
+    """The steps of a sequence, or the one that there is."""
+    if isinstance(step, dict) and step.get("type") == "Sequence" and type(step.get(name)) is list:
+        return step[name]
+    return [] if step is None else [step]
+
+
+def first_token(post_processor: Any, source: str | Path) -> str | None:
+    """The name of the token that is put in front of a text, if one is, and nothing else."""
+    first = None
+    for step in steps_of(post_processor, "processors"):
+        kind = step.get("type") if isinstance(step, dict) else None
+        if kind == "TemplateProcessing" and first is None:
+            *before, text = entry(step, "single", list, source) or [None]
+            tokens = [entry(each, "SpecialToken", dict, source) for each in before]
+            names = [entry(each, "id", str, source) for each in tokens]
+            if len(names) > 1 or entry(text, "Sequence", dict, source).get("id") != "A":
+                raise unknown_step(step, source)
+            first = names[0] if names else None
+        elif kind != "ByteLevel":
+            raise unknown_step(step, source)
+    return first
 
 
 def begins_with(name: str, id_: int) -> dict[str, Any]:
@@ -138,13 +150,14 @@ def content_of(
             "a tokenizer.json cannot have two tokens of one spelling, as this tokenizer has; "
             "convert without it"
         )
+    control = set(special)
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": vocab[token], "content": token, "special": token not in added} | flags
+            {"id": vocab[token], "content": token, "special": token in control} | flags
             for token in sorted([*special, *added], key=vocab.__getitem__)
         ],
         "normalizer": None,

@@ -10,7 +10,7 @@ from gguf_files import LLAMA, TEXT, TEXTS, TRAINED, fields_of, forge_tokenizer, 
 from errors import FormatError
 from formats.byte_level import ByteLevelTokenizer
 from formats.gguf import read, write
-from tokenizer import BYTE_PIECES, BytePairTokenizer, LlamaTokenizer
+from tokenizer import BYTE_PIECES, CONTROL, BytePairTokenizer, LlamaTokenizer
 
 
 @pytest.fixture
@@ -37,9 +37,7 @@ WORD = [1] * 266 + [4]  # the last one's type: llama.cpp looks for it in a text
     [
         (LLAMA, {"model": None}, ""),
         (LLAMA, {"model": "t5\x1b"}, r"is of the kind 't5\\x1b', which is not known here"),
-        (LLAMA, {"bos_token_id": 2}, "has not <s>, </s> and the bytes as tokens 1 to 258"),
-        (LLAMA, {"eos_token_id": 266}, "has not <s>"),
-        (LLAMA, {"tokens": [*SPELLED[:3], *TEXTS, *SPELLED[3:259]]}, "has not <s>"),
+        (LLAMA, {"tokens": [*SPELLED[:3], *TEXTS, *SPELLED[3:259]]}, "has no token <0xF8> for"),
         (LLAMA, {"token_type": WORD}, "looks for '▁▁' in a text"),
         (TRAINED, {"model": "bert"}, "is of the kind 'bert'"),
         (TRAINED, {"pre": "tekken"}, "splits a text into words as 'tekken', which is unknown here"),
@@ -108,7 +106,7 @@ def test_llama_cpp_has_counted_padding_from_1_and_called_special_tokens_user_def
     forge_tokenizer(path, LlamaTokenizer(pieces, scores), token_type=types)
     tokenizer = read(path).tokenizer
     assert tokenizer.pieces == pieces[:-2]
-    assert tokenizer.scores == [*LLAMA.scores, -math.inf, -math.inf]
+    assert tokenizer.types == [*LLAMA.types, CONTROL, CONTROL]
 
 
 WITH_BLANK = [" ", *(f"t{number}" for number in range(265))]  # which no byte is spelled as
@@ -124,7 +122,12 @@ WITH_BLANK = [" ", *(f"t{number}" for number in range(265))]  # which no byte is
         (LLAMA, {"scores": [0.0] * 266}, "266 scores of 267 tokens;"),
         (LLAMA, {"scores": SPELLED}, r"a tokenizer\.ggml\.scores of \[b'<unk>', "),
         (LLAMA, {"tokens": [*SPELLED[:-1], "x" * 257]}, "a token of more than 256 bytes;"),
+        (LLAMA, {"tokens": [*SPELLED[:-1], "a"]}, "a token twice;"),
         (LLAMA, {"bos_token_id": "1"}, r"a tokenizer\.ggml\.bos_token_id of 1;"),
+        (LLAMA, {"bos_token_id": 267}, "a special token 267, and 267 tokens;"),
+        (LLAMA, {"eos_token_id": 1 << 31}, "a special token 2147483648, and 267 tokens;"),
+        (LLAMA, {"unknown_token_id": 300}, "a special token 300, and 267 tokens;"),
+        (LLAMA, {"token_type": [1] * 266 + [9]}, "a token of a type that there is not;"),
         (LLAMA, {"token_type": [1] * 266}, "types of 266 tokens, and 267 tokens;"),
         (TRAINED, {"tokens": ["A"]}, "1 tokens, but embeddings of 266;"),
         (TRAINED, {"merges": "a b"}, r"a tokenizer\.ggml\.merges of a b;"),

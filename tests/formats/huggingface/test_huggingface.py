@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from errors import RunError, UserError
 from formats.huggingface import read, write
-from tokenizer import BytePairTokenizer, LlamaTokenizer
+from tokenizer import BYTE_PIECES, SPECIAL_PIECES, BytePairTokenizer, LlamaTokenizer
 
 
 @EVERY_MODEL
@@ -165,9 +165,7 @@ def test_a_whole_model_that_fits_is_one_file(folder):
 
 def test_the_tokens_that_begin_and_end_a_text_are_told(tmp_path):
     bytes_ = BytePairTokenizer({bytes([byte]): byte for byte in range(256)})
-    llama = LlamaTokenizer(
-        [b"<unk>", b"", b"", *(b"<0x%02X>" % i for i in range(256))], [0.0] * 259
-    )
+    llama = LlamaTokenizer([*SPECIAL_PIECES, *BYTE_PIECES], [0.0] * 259)
     for name, tokenizer, expected in [
         ("gpt2", bytes_, (256, 256)),
         ("tied", llama, (1, 2)),
