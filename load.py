@@ -5,7 +5,7 @@ The format of a file is recognised, never asked for.
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +201,7 @@ def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:
     meta = read_meta(path) if _is_checkpoint(path) else {}
     weights = _from_checkpoint(path, meta) if meta else _read_weights(path)
     config = _make_config(path, weights.kind, weights.config)
+    weights = replace(weights, config=asdict(config))  # with those that the file does not say
     positions = meta.get("positions", config.seq_len)
     if type(positions) is not int or not 1 <= positions <= config.seq_len <= MOST_POSITIONS:
         raise FormatError(f"{path} has {positions!r} of {config.seq_len} positions; it is damaged")

@@ -14,7 +14,6 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from formats.families import gemma3, gpt2, llama
 from formats.naming import architecture_of, check_value
 from formats.state_dict import State, bare, load_json, tensors_of, to_theirs
 from formats.weights import FLOATS, Parts, Weights
-from models import FAMILIES
 from tokenizer import Tokenizer
 
 DTYPES = tuple(FLOATS)  # to write
@@ -139,12 +137,10 @@ def write(
         raise UserError(
             f"cannot write {folder}: there is something already; delete it or choose another name"
         )
-    # A file may leave out numbers that follow from others, or that its format cannot say.
-    config = asdict(FAMILIES[weights.kind].config(**weights.config))
-    architecture = architecture_of(folder, weights.kind, config, BY_CLASS)
+    architecture = architecture_of(folder, weights.kind, weights.config, BY_CLASS)
     tensors = to_theirs(weights, architecture.naming)
     numbers = {"architectures": [architecture.code], "model_type": architecture.name}
-    numbers |= architecture.write(config)
+    numbers |= architecture.write(weights.config)
     numbers["torch_dtype"] = dtype
     numbers |= _special_tokens(weights.tokenizer)
     try:
