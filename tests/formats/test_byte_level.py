@@ -7,7 +7,7 @@ from functools import partial
 from itertools import pairwise
 
 import pytest
-from gguf_files import fields_of, llama
+from gguf_files import fields_of, forge_tokenizer, llama
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -23,20 +23,22 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ADDED = ["<think>", "<think>>", "</think>"]
 
 
-def tokenizer_of(words=WORDS["smollm"], added=ADDED, adds_begin=False, merges=None):
+def tokenizer_of(
+    words=WORDS["smollm"], added=ADDED, adds_begin=False, merges=None, special=SPECIAL
+):
     """Special tokens first, then pieces in another order than their merges', then added tokens."""
     trained = of_ranks(TRAINED)
     pieces = trained.tokens[: TRAINED.begin]
     order = random.Random(0).sample(range(len(pieces)), len(pieces))
-    place = {old: new for new, old in enumerate(order, start=len(SPECIAL))}
-    tokens = [*map(str.encode, SPECIAL), *(pieces[old] for old in order), *map(str.encode, added)]
+    place = {old: new for new, old in enumerate(order, start=len(special))}
+    tokens = [*map(str.encode, special), *(pieces[old] for old in order), *map(str.encode, added)]
     ids = range(len(tokens) - len(added), len(tokens))
     merges = trained.merges if merges is None else merges
     return ByteLevelTokenizer(
         tokens,
         [(place[left], place[right]) for left, right in merges],
         words,
-        dict(zip(SPECIAL, range(3), strict=True)),
+        {name: id_ for id_, name in enumerate(special)},
         dict(zip(added, ids, strict=True)),
         begin=1,
         adds_begin=adds_begin,
@@ -46,10 +48,6 @@ def tokenizer_of(words=WORDS["smollm"], added=ADDED, adds_begin=False, merges=No
 
 TOKENIZERS = {name: tokenizer_of(words) for name, words in WORDS.items()}
 ALL = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
-
-
-def words_of(tokenizer, text):
-    return "|".join(tokenizer._words(text))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +61,13 @@ def words_of(tokenizer, text):
     ],
 )
 def test_a_text_becomes_words_as_the_models_have_them(name, words):
-    assert words_of(TOKENIZERS[name], words.replace("|", "")) == words
+    assert TOKENIZERS[name]._words(words.replace("|", "")) == words.split("|")
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_contractions_count_in_capitals_only_for_llama_3_and_qwen(name):
+    words = ["We", "'LL", "x"] if name in ("llama-bpe", "qwen2") else ["We", "'", "LLx"]
+    assert TOKENIZERS[name]._words("We'LLx") == words
 
 
 @ALL
@@ -122,6 +126,13 @@ def test_control_tokens_are_plain_text_and_added_ones_are_looked_for():
     assert tokenizer.encode("<<think>") == [*tokenizer.encode("<"), first]
     assert len(tokenizer.encode("<|im_start|>")) > 1
     assert tokenizer.decode(tokenizer.encode("<|im_start|>")) == "<|im_start|>"
+
+
+def test_a_word_with_the_name_of_a_control_token_is_plain_text():
+    tokenizer = tokenizer_of(WORDS["llama-bpe"], special=[*SPECIAL, "stop", "A"])
+    for text in ("stop", "A"):
+        assert tokenizer.special[text] not in tokenizer.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_a_character_without_its_bytes_is_named():
@@ -206,16 +217,34 @@ def test_a_gguf_keeps_all_of_it(make, tmp_path, rows):
     assert_same(gguf.read(tmp_path / "a.gguf").tokenizer, tokenizer)
 
 
+def test_a_gguf_has_the_names_and_types_of_llama_cpp(tmp_path):
+    for name, words in WORDS.items():
+        gguf.write(tmp_path / "a.gguf", llama(tokenizer_of(words)))
+        fields = fields_of(tmp_path / "a.gguf")
+        assert fields["tokenizer.ggml.pre"] == name
+        types = fields["tokenizer.ggml.token_type"]
+        assert types == [3] * 3 + [1] * (len(types) - 6) + [4] * 3
+
+
 def test_what_a_gguf_does_not_say_is_as_llama_cpp_has_it(tmp_path):
     path = tmp_path / "a.gguf"
     for name, words in WORDS.items():
-        gguf.write(path, llama(tokenizer_of(words)))
-        fields = fields_of(path)
-        assert fields["tokenizer.ggml.pre"] == name
-        assert (
-            fields["tokenizer.ggml.token_type"]
-            == [3] * 3 + [1] * (len(tokenizer_of().tokens) - 6) + [4] * 3
-        )
+        forge_tokenizer(path, tokenizer_of(words, added=[]), add_bos_token=None, token_type=None)
+        tokenizer = gguf.read(path).tokenizer
+        assert tokenizer.adds_begin is (name == "llama-bpe")
+        assert tokenizer.special == {"<|im_start|>": 1, "<|im_end|>": 2}  # which begin and end
+
+
+def test_unused_and_unknown_tokens_of_a_gguf_are_no_text(tmp_path):
+    made = tokenizer_of()
+    text = [id_ for id_ in range(made.vocab_size) if made.tokens[id_] in (b" the", b" its", b"'s")]
+    assert len(text) == 2
+    types = [3] * 3 + [1] * (made.vocab_size - 6) + [4] * 3
+    types[text[0]], types[text[1]] = 5, 2
+    forge_tokenizer(tmp_path / "a.gguf", made, token_type=types)
+    tokenizer = gguf.read(tmp_path / "a.gguf").tokenizer
+    assert {*text} <= {*tokenizer.special.values()}
+    assert not {*text} & {*tokenizer.encode(TEXT)}
 
 
 def test_a_gguf_cannot_say_that_words_are_made_in_another_way(tmp_path):
@@ -249,6 +278,8 @@ def test_the_steps_of_other_peoples_files():
     split = llama3["pre_tokenizer"]["pretokenizers"][0]
     split |= {"behavior": "Removed", "invert": True}
     assert_same(loaded(llama3), tokenizer_of(WORDS["llama-bpe"], adds_begin=True))
+    del llama3["model"]["begin"], llama3["model"]["ends"]
+    assert loaded(llama3).begin == 1
 
 
 def test_tokens_that_a_file_names_begin_and_end_texts(tmp_path):
@@ -286,6 +317,13 @@ def test_merges_to_control_tokens_are_not_for_texts():
 
 
 TEMPLATE = content_of(adds_begin=True)["post_processor"]
+BEGIN, SECOND = TEMPLATE["single"][0], {"Sequence": {"id": "B", "type_id": 0}}
+WITHOUT_DIGITS = {
+    "type": "Split",
+    "pattern": {"Regex": r"\p{N}"},
+    "behavior": "Removed",
+    "invert": True,
+}
 REFUSED = [
     ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTES] * 2}}, "the step {'add_pref"),
     ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": []}}, "the step None beside its"),
@@ -294,11 +332,17 @@ REFUSED = [
         {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [*[DIGITS] * 2, BYTES]}},
         "the step {'pretok",
     ),
+    (
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [WITHOUT_DIGITS, BYTES]}},
+        "the step {'behavior': 'Removed'",
+    ),
     ({"pre_tokenizer": {"type": "Metaspace"}}, "the step {'type': 'Metaspace'} beside its"),
     ({"normalizer": {"type": "NFKC"}}, "the step {'type': 'NFKC'} beside its"),
     ({"post_processor": {"type": "BertProcessing"}}, "the step {'type': 'BertProcessing'} beside"),
     ({"post_processor": TEMPLATE | {"single": TEMPLATE["single"][::-1]}}, "no SpecialToken, or on"),
     ({"post_processor": TEMPLATE | {"single": TEMPLATE["single"] * 2}}, "no SpecialToken, or one"),
+    ({"post_processor": TEMPLATE | {"single": [BEGIN, *TEMPLATE["single"]]}}, "the step {'pair"),
+    ({"post_processor": TEMPLATE | {"single": [BEGIN, SECOND]}}, "the step {'pair"),
     ({"post_processor": TEMPLATE | {"single": []}}, "no Sequence, or one of a strange type"),
     ({"post_processor": TEMPLATE | {"single": TEMPLATE["pair"][1:]}}, "no SpecialToken, or one of"),
     ({"added_tokens": []}, "a begin or an end of texts that is no special token"),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from errors import FormatError
+from formats.byte_level import ByteLevelTokenizer
 from formats.byte_pairs import byte_characters
 from formats.tokenizer_files import load_tokenizer, tokenizer_from_bytes
 from tokenizer import train_bpe
@@ -171,6 +172,27 @@ def renamed(content: dict, old: str, new: str) -> dict:
 def metaspace(**options) -> dict:
     step = {"type": "Metaspace", "replacement": "▁", "split": False}
     return llama_file() | {"normalizer": None, "pre_tokenizer": step | options}
+
+
+@pytest.mark.parametrize(
+    ("content", "tokens"),
+    [
+        (with_gpt2_merges("ab", "bc", "a bc"), ["ab", "c"]),  # tiktoken would make one token of it
+        (with_gpt2_merges("bc", "ab", "a bc", "ab c"), ["abc"]),
+        (with_token(gpt2_file(), "cd"), ["ab", "c"]),
+        (without_byte(gpt2_file()), ["ab", "c"]),
+        (changed(gpt2_file(), "model", "merges", []), ["a", "b", "c"]),
+        (changed(gpt2_file(), "normalizer", {"type": "NFC"}), ["ab", "c"]),
+        (with_added(gpt2_file(), "bc", special=False), ["a", "bc"]),
+        (with_ids(with_token(with_added(gpt2_file(), "ab<"), "ab<"), "ab<", "a"), ["ab", "c"]),
+    ],
+)
+def test_what_gpt2s_kind_cannot_be_is_byte_level(content, tokens):
+    tokenizer = loaded(content)
+    assert isinstance(tokenizer, ByteLevelTokenizer)
+    assert [tokenizer.tokens[token] for token in tokenizer.encode("abc")] == [
+        *map(str.encode, tokens)
+    ]
 
 
 REFUSED = [
