@@ -25,7 +25,7 @@ import numpy as np
 
 from errors import UserError
 from layers.shapes import check_shapes
-from layers.tiles import TILE, run_products, scratch, slices, tile_count
+from layers.tiles import TILE, num_threads, run_products, scratch, slices
 
 # Queries, of all heads in a group, that share one product with the keys: with fewer, products are
 # small, and threads wait for each other between them; with more, more of the masked half is
@@ -102,7 +102,8 @@ def attention_forward(
         np.divide(product, total, out=out[b, h, :, queries])
         lse[b, h, :, queries] = (largest + np.log(total))[..., 0]
 
-    heads = _head_tiles(B, K, G, blocks)
+    # Blocks are shared out among threads, too, so that each may have more heads: fewer calls.
+    heads = _head_tiles(B, K, G, blocks, 2 * TILE, len(blocks))
     run_products(work, [(*block, *tile) for block in blocks for tile in heads])
 
 
@@ -180,7 +181,7 @@ def attention_backward(
             _matmul(dscores, tile_k, out=tile_dq)
             np.multiply(tile_dq, scale, out=dq[b, h, :, queries])
 
-    run_products(work, _head_tiles(B, K, G, blocks))
+    run_products(work, _head_tiles(B, K, G, blocks, TILE, 1))
 
 
 def _groups_first(x: np.ndarray, K: int) -> np.ndarray:
@@ -252,12 +253,18 @@ def _blocks(T: int, G: int, start: int, window: int | None) -> list[tuple[slice,
 
 
 def _head_tiles(
-    B: int, K: int, G: int, blocks: list[tuple[slice, slice]]
+    B: int, K: int, G: int, blocks: list[tuple[slice, slice]], most: int, times: int
 ) -> list[tuple[slice, slice]]:
-    """Slices of the sequences and of their K groups, whose scores for a block are a tile."""
+    """Slices of the sequences and of their K groups, of at most `most` scores for a block.
+
+    There are enough for every thread, if each stands for `times` pieces of work.
+    """
     queries, seen = blocks[-1]
-    scores = G * (queries.stop - queries.start) * (seen.stop - seen.start)
-    count = tile_count(B * K * scores, worth=TILE // 16)  # for each, D elements are multiplied
+    scores = B * K * G * (queries.stop - queries.start) * (seen.stop - seen.start)
+    count = -(-scores // most)
+    if scores > TILE // 16:  # for each, D elements are multiplied; for fewer, none is waked
+        least = -(-num_threads() // times)
+        count = -(-count // least) * least
     sequences = slices(B, count)
     heads = slices(K, -(-count // len(sequences)))
     return [(b, h) for b in sequences for h in heads]
