@@ -20,7 +20,7 @@ from formats.naming import Config, Naming, head_size
 from formats.weights import FLOATS, SINGLE, Parts, copy_blocks
 
 # Numbers that are made at once: few enough to stay in the processor's cache.
-BLOCK = 1 << 18
+BLOCK = 1 << 17
 
 Turn = Callable[[np.ndarray], np.ndarray]
 
@@ -112,7 +112,7 @@ def _part(
 ) -> np.ndarray:
     """All of a tensor: a view of the file, if that has just these numbers."""
     if FLOAT_TYPES.get(stored.kind) == dtype and not turn:
-        return _floats(path, stored, row_bytes, dtype)
+        return np.memmap(path, dtype, "r", stored.offset, stored.shape)
     part = np.empty(stored.shape, dtype)
     copy_blocks(_blocks(path, stored, row_bytes, dtype, turn, unit), part)
     return part
@@ -134,21 +134,23 @@ def _blocks(
     """
     rows, *inner = stored.shape if len(stored.shape) > 1 else (1, *stored.shape)
     count = max(1, BLOCK // math.prod(inner) // unit) * unit
-    for start in range(0, rows, count):
-        shape = (min(count, rows - start), *inner) if len(stored.shape) > 1 else stored.shape
-        offset = stored.offset + start * math.prod(inner[:-1]) * row_bytes
-        block = _floats(path, stored._replace(offset=offset, shape=shape), row_bytes, dtype)
-        yield turn(block) if turn else block
+    with path.open("rb") as file:
+        file.seek(stored.offset)
+        for start in range(0, rows, count):
+            shape = (min(count, rows - start), *inner) if len(stored.shape) > 1 else stored.shape
+            data = file.read(math.prod(shape[:-1]) * row_bytes)
+            block = _floats(path, stored.kind, np.frombuffer(data, np.uint8), dtype)
+            block = block.reshape(shape)
+            yield turn(block) if turn else block
 
 
-def _floats(path: Path, stored: Stored, row_bytes: int, dtype: np.dtype) -> np.ndarray:
-    if stored.kind in FLOAT_TYPES:
-        numbers = np.memmap(path, FLOAT_TYPES[stored.kind], "r", stored.offset, stored.shape)
-        return numbers.astype(dtype, copy=False)
+def _floats(path: Path, kind: int, data: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if kind in FLOAT_TYPES:
+        return data.view(FLOAT_TYPES[kind]).astype(dtype, copy=False)
     gguf = library(path)
-    rows = np.memmap(path, np.uint8, "r", stored.offset, (*stored.shape[:-1], row_bytes))
     with np.errstate(all="ignore"):  # whatever a file has for a scale
-        return gguf.dequantize(rows, gguf.GGMLQuantizationType(stored.kind))
+        # As one row, since the library makes 16 at a time: half again as fast.
+        return gguf.dequantize(data[None], gguf.GGMLQuantizationType(kind))[0]
 
 
 def check_copy(path: Path, table: Stored, copy: Stored) -> None:
