@@ -13,16 +13,12 @@ that split a text into other words than GPT-2 have another kind: formats/byte_le
 """
 
 import base64
-import codecs
 import json
 import math
 import re
 import struct
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 
 import regex
@@ -30,8 +26,18 @@ import tiktoken
 
 import own_imports
 from errors import RunError, UserError
-from files import replacing, without_surrogates
-from merging import learn_merges, longest_of, merge, words_between
+from files import without_surrogates
+from merging import learn_merges, merge, words_between
+from vocabulary import Decoder, Tokenizer, WordTokenizer
+
+__all__ = [  # what other people's scripts import from here
+    "BytePairTokenizer",
+    "CharTokenizer",
+    "Decoder",
+    "LlamaTokenizer",
+    "Tokenizer",
+    "train_bpe",
+]
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -57,127 +63,6 @@ END_NAMES += ["<end_of_turn>"]
 # A token of such a name is for control, also where a file calls it text: who could write it in a
 # message would speak for another. llama.cpp's rule, too, and Gemma's file has <start_of_turn> so.
 CONTROL_NAME = re.compile(r"<\|.*\|>|<(start|end)_of_turn>", re.DOTALL)
-
-
-class Tokenizer(ABC):
-    """What all kinds share.
-
-    Attributes:
-        file_name: what its file is called in a corpus's folder.
-        vocab_size: how many tokens there are.
-        begin: the token that begins a new text.
-        adds_begin: whether it also stands in front of a text that is to be continued.
-        ends: the tokens that end a text, if there are any.
-        special: the control tokens by their names; no text becomes one of them.
-    """
-
-    file_name: str
-    vocab_size: int
-    begin: int
-    adds_begin: bool = False
-    ends: frozenset[int]
-    special: Mapping[str, int]
-
-    @property
-    def end(self) -> int | None:
-        """The one of `ends` to name where one is asked for; None if there are none."""
-        return max(self.ends - {self.begin} or self.ends, default=None)
-
-    @abstractmethod
-    def encode(self, text: str) -> list[int]:
-        """The tokens of `text` alone; what looks like a special token in it is plain text.
-
-        A lone surrogate, which no UTF-8 can hold, becomes U+FFFD.
-
-        Raises:
-            UserError: the text has a character that the vocabulary cannot spell.
-        """
-
-    def unknown(self, text: str) -> set[str]:
-        """The characters of `text` that the vocabulary cannot spell."""
-        return set()
-
-    @abstractmethod
-    def __eq__(self, other: object) -> bool:
-        """Whether every text has the same tokens in both: equal pieces, merged in the same order.
-
-        Special tokens, which no text becomes, do not count.
-        """
-
-    @abstractmethod
-    def to_bytes(self) -> bytes:
-        """The content of its file."""
-
-    def encode_prompt(self, text: str | None) -> list[int]:
-        """The tokens that a model is given so that it continues `text`; None begins a new text.
-
-        Raises:
-            UserError: `text` is empty, or has a character that the vocabulary cannot spell.
-        """
-        if text is None:
-            return [self.begin]
-        if not text:
-            raise UserError("the prompt is empty; give some text, or leave the prompt out")
-        tokens = self.encode(text)
-        return [self.begin, *tokens] if self.adds_begin else tokens
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """The text of `tokens`; bytes that are not UTF-8 become U+FFFD.
-
-        Raises:
-            UserError: a token is outside the vocabulary.
-        """
-        return "".join(self.stream(tokens))
-
-    def stream(self, tokens: Iterable[int], previous: int | None = None) -> Iterator[str]:
-        """The text of `tokens`, piece by piece as they come.
-
-        A token that ends inside a character is held back until the character or the text ends.
-
-        Args:
-            previous: the token before these; None means that a text begins here.
-
-        Raises:
-            UserError: a token is outside the vocabulary.
-        """
-        decoder = Decoder(self, previous)
-        for token in tokens:
-            if text := decoder.feed(token):
-                yield text
-        if text := decoder.finish():
-            yield text
-
-    def _bytes_of(self, token: int, previous: int | None) -> bytes:
-        """The bytes of a token that comes after `previous`."""
-        if not 0 <= token < self.vocab_size:
-            raise UserError(
-                f"token {token} is outside the vocabulary of {self.vocab_size} tokens; "
-                "use the tokenizer the model was trained with"
-            )
-        return self._token_bytes[token]
-
-    def save(self, path: str | Path) -> None:
-        """Write its file; under its own name it is complete or not there."""
-        with replacing(Path(path)) as file:
-            file.write(self.to_bytes())
-
-
-class Decoder:
-    """What `Tokenizer.stream` uses, for who gets the tokens of several texts in turn."""
-
-    def __init__(self, tokenizer: Tokenizer, previous: int | None = None):
-        self.tokenizer, self.previous = tokenizer, previous
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def feed(self, token: int) -> str:
-        """The text that is complete with this token; it may be empty."""
-        data = self.tokenizer._bytes_of(token, self.previous)
-        self.previous = token
-        return self._decoder.decode(data, final=token in self.tokenizer.ends)
-
-    def finish(self) -> str:
-        """What a character that was cut short leaves."""
-        return self._decoder.decode(b"", final=True)
 
 
 class BytePairTokenizer(Tokenizer):
@@ -256,7 +141,7 @@ def _long_gaps(text: str) -> Iterator[regex.Match]:
         yield from regex.finditer(rf"\s{{{LONGEST_GAP},}}", text)
 
 
-class LlamaTokenizer(Tokenizer):
+class LlamaTokenizer(WordTokenizer):
     """Llama's kind: pieces with scores, as SentencePiece trains them and llama2.c stores them.
 
     Args:
@@ -297,7 +182,7 @@ class LlamaTokenizer(Tokenizer):
             known[kind][piece] = token
         self._tokens = known[NORMAL]
         self._byte_tokens = [known[BYTE][name] for name in BYTE_PIECES]
-        self._user_defined = _by_name(known[USER_DEFINED])
+        super().__init__(_by_name(known[USER_DEFINED]))
         self.special = _by_name(known[UNKNOWN] | known[CONTROL])
         by_name = (self.special[name] for name in END_NAMES if name in self.special)
         self.ends = frozenset({begin, end, *by_name})
@@ -306,25 +191,14 @@ class LlamaTokenizer(Tokenizer):
         for byte, token in enumerate(self._byte_tokens):
             self._token_bytes[token] = bytes([byte])
         self._token_bytes[begin] = self._token_bytes[end] = b""
-        self._cut = re.compile(f"({longest_of({*self._user_defined} - {''})})")
-        self._words = words_between(self._tokens)
-        self._encode_word = lru_cache(maxsize=1 << 16)(self._encode_word)
-
-    def encode(self, text: str) -> list[int]:
-        tokens: list[int] = []
-        parts = self._cut.split(self.normalise(without_surrogates(text)))
-        for number, part in enumerate(parts):
-            if number % 2:  # between the others, what was found
-                tokens.append(self._user_defined[part])
-            else:
-                tokens += (
-                    token for word in self._words.findall(part) for token in self._encode_word(word)
-                )
-        return tokens
+        self._pattern = words_between(self._tokens)
 
     def normalise(self, text: str) -> str:
-        """What is encoded in the place of a text: it has a blank in front."""
+        """It has a blank in front."""
         return f" {text}" if text else ""
+
+    def words_of(self, text: str) -> list[str]:
+        return self._pattern.findall(text)
 
     def _encode_word(self, word: str) -> list[int]:
         """The tokens of `word`: one per character, then the best pair merged, again and again."""
@@ -368,7 +242,7 @@ class LlamaTokenizer(Tokenizer):
             isinstance(other, LlamaTokenizer)
             and self._tokens == other._tokens
             and self._byte_tokens == other._byte_tokens
-            and self._user_defined == other._user_defined
+            and self.added == other.added
             and (self.scores == other.scores or self.merges() == other.merges())
         )
 

@@ -14,11 +14,9 @@ tokenizers, models/bpe and pre_tokenizers; llama.cpp, src/llama-vocab.cpp.
 """
 
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
@@ -26,11 +24,11 @@ from typing import Any
 import regex
 
 from errors import UserError
-from files import without_surrogates
 from formats.byte_pairs import byte_characters, merged_last, merges
 from formats.tokenizer_json import begins_with, content_of, unlike
 from merging import merge
-from tokenizer import CONTROL_NAME, END_NAMES, END_OF_TEXT, BytePairTokenizer, Tokenizer
+from tokenizer import CONTROL_NAME, END_NAMES, END_OF_TEXT, BytePairTokenizer
+from vocabulary import WordTokenizer
 
 DIGIT = r"\p{N}"
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -75,7 +73,7 @@ BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "
 BYTE_OF = {character: byte for byte, character in enumerate(byte_characters())}
 
 
-class ByteLevelTokenizer(Tokenizer):
+class ByteLevelTokenizer(WordTokenizer):
     """Bytes merged by pairs that have ranks of their own.
 
     Args:
@@ -83,7 +81,7 @@ class ByteLevelTokenizer(Tokenizer):
         merges: the pairs of tokens to merge, best first; what they become is also one.
         words: how a text becomes words.
         special: as in `Tokenizer`.
-        added: tokens that are looked for in every text, before it becomes words.
+        added: as in `WordTokenizer`.
         begin, adds_begin, ends: as in `Tokenizer`.
     """
 
@@ -100,8 +98,8 @@ class ByteLevelTokenizer(Tokenizer):
         adds_begin: bool,
         ends: frozenset[int],
     ):
-        self.tokens, self.merges, self.words = tokens, merges, words
-        self.special, self.added = special, added
+        super().__init__(added)
+        self.tokens, self.merges, self.words, self.special = tokens, merges, words, special
         self.begin, self.adds_begin, self.ends = begin, adds_begin, ends
         self._token_bytes, self.vocab_size = tokens, len(tokens)
         others = {*special.values(), *added.values()}
@@ -112,22 +110,8 @@ class ByteLevelTokenizer(Tokenizer):
         }
         self._patterns = [regex.compile(f"({pattern})") for pattern in words.patterns]
         self._missing = {byte for byte in range(256) if bytes([byte]) not in self._ids}
-        longest_first = sorted(added, key=len, reverse=True)
-        self._added = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if added else None
-        self._encode_word = lru_cache(maxsize=1 << 16)(self._encode_word)
 
-    def encode(self, text: str) -> list[int]:
-        tokens: list[int] = []
-        text = without_surrogates(text)
-        for part in self._added.split(text) if self._added else [text]:
-            if part in self.added:
-                tokens.append(self.added[part])
-            else:
-                for word in self._words(part):
-                    tokens += self._encode_word(word)
-        return tokens
-
-    def _words(self, text: str) -> list[str]:
+    def words_of(self, text: str) -> list[str]:
         pieces = [unicodedata.normalize("NFC", text) if self.words.nfc else text]
         for pattern in self._patterns:
             pieces = [part for piece in pieces for part in pattern.split(piece) if part]

@@ -104,7 +104,7 @@ class SentencePieceTokenizer(LlamaTokenizer):
         self.drops_blank = settings.add_dummy_prefix or settings.remove_extra_whitespaces
         self._rules = Charsmap(settings.charsmap) if settings.charsmap else None
         # In a text, whose blanks are not yet those of pieces, none with a blank is found.
-        kept = {text for text in self._user_defined if " " not in text}
+        kept = {text for text in self.added if " " not in text}
         self._kept = re.compile(longest_of(kept).encode())
 
     def normalise(self, text: str) -> str:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LEVELS = [
     ["errors", "own_imports", "merging"],
     ["files", "buffers", "layers"],
-    ["models", "adam"],
+    ["models", "adam", "vocabulary"],
     ["tokenizer", "dataloader"],
     ["formats"],
     ["load"],

@@ -61,13 +61,13 @@ ALL = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
     ],
 )
 def test_a_text_becomes_words_as_the_models_have_them(name, words):
-    assert TOKENIZERS[name]._words(words.replace("|", "")) == words.split("|")
+    assert TOKENIZERS[name].words_of(words.replace("|", "")) == words.split("|")
 
 
 @pytest.mark.parametrize("name", WORDS)
 def test_contractions_count_in_capitals_only_for_llama_3_and_qwen(name):
     words = ["We", "'LL", "x"] if name in ("llama-bpe", "qwen2") else ["We", "'", "LLx"]
-    assert TOKENIZERS[name]._words("We'LLx") == words
+    assert TOKENIZERS[name].words_of("We'LLx") == words
 
 
 @ALL
@@ -97,7 +97,7 @@ def plain_merges(tokenizer, word: str) -> list[bytes]:
 def test_the_first_pair_of_the_list_is_merged_first_and_of_equals_the_leftmost(text, seed):
     merges = of_ranks(TRAINED).merges
     tokenizer = tokenizer_of(merges=random.Random(seed).sample(merges, len(merges)))
-    for word in tokenizer._words(text):
+    for word in tokenizer.words_of(text):
         tokens = tokenizer._encode_word(word)
         assert [tokenizer.tokens[token] for token in tokens] == plain_merges(tokenizer, word)
 
