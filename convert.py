@@ -190,10 +190,10 @@ def describe(source: Source) -> None:
 def statistics(parts: Parts) -> tuple[float, float]:
     """The mean of a tensor's numbers, and their standard deviation."""
     count, total, squares = math.prod(parts.shape), 0.0, 0.0
-    for part in parts:
-        part = part.astype(np.float64)
-        total += part.sum()
-        squares += np.vdot(part, part)
+    for block in parts.all_blocks():
+        block = block.astype(np.float64)
+        total += block.sum()
+        squares += np.vdot(block, block)
     mean = total / count
     return mean, math.sqrt(max(squares / count - mean**2, 0))
 

@@ -24,6 +24,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from errors import FormatError
 from files import replacing
 from formats.chat_template import checked
@@ -107,7 +109,10 @@ def write(path: Path, weights: Weights, dtype: str = "float32") -> None:
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, tensor in tensors.items():
-            writer.write_tensor_data(as_type(tensor[0], dtypes[name], path))
+            writer.write_padding(file, file.tell())
+            for block in tensor.all_blocks():
+                file.write(as_type(block, dtypes[name], path).view(np.uint8))
+        writer.write_padding(file, file.tell())
 
 
 def _read_tensors(

@@ -110,6 +110,11 @@ class Naming:
     halves: frozenset[str] = frozenset()
     less_one: frozenset[str] = frozenset()
 
+    def keeps(self, ours: str) -> bool:
+        """Whether one of theirs is just this one of ours."""
+        changed = (self.shares, self.transposed, self.halves, self.less_one)
+        return not any(ours in each for each in changed)
+
     @cached_property
     def joined(self) -> dict[str, list[str]]:
         """Those of ours that are in one of theirs, in order, by its name."""

@@ -72,7 +72,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def save(path: Path, tensors: Mapping[str, Parts], dtype: str = "float32") -> None:
-    """Write tensors in their order, part by part.
+    """Write tensors in their order, some rows at a time.
 
     Args:
         dtype: a type of `FLOATS`, for all of them.
@@ -95,8 +95,8 @@ def save(path: Path, tensors: Mapping[str, Parts], dtype: str = "float32") -> No
     with replacing(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for tensor in tensors.values():
-            for part in tensor:
-                file.write(as_type(part, dtype, path).view(np.uint8))
+            for block in tensor.all_blocks():
+                file.write(as_type(block, dtype, path).view(np.uint8))
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -280,7 +280,8 @@ def to_theirs(weights: Weights, naming: Naming) -> dict[str, Parts]:
         dtype = dtypes.pop() if len(dtypes) == 1 else np.float32
         for i in range(len(tensors[names[0]])):
             maker = partial(_to_theirs, naming, weights.config, tensors, i)
-            result[theirs.format(i)] = Parts(shape, dtype, [maker])
+            blocks = [partial(tensors[names[0]].blocks, i)] if naming.keeps(names[0]) else ()
+            result[theirs.format(i)] = Parts(shape, dtype, [maker], blocks=blocks)
     return result
 
 

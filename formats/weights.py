@@ -94,6 +94,11 @@ class Parts(Sequence[np.ndarray]):
         """A part some rows at a time, for who needs no more of it in memory."""
         return self._blocks[index]() if self._blocks else iter([self[index]])
 
+    def all_blocks(self) -> Iterator[np.ndarray]:
+        """The same of one part after the other."""
+        for index in range(len(self)):
+            yield from self.blocks(index)
+
 
 def copy_blocks(blocks: Iterable[np.ndarray], place: np.ndarray) -> None:
     """Copy rows, one block of them below the other."""
