@@ -43,7 +43,6 @@ DTYPES = tuple(FLOATS)
 FAMILIES = gpt2.GGUF, llama.GGUF, gemma3.GGUF
 ARCHITECTURES = {each.name: each for family in FAMILIES for each in family}
 
-# Vectors in all but their shape, which llama.cpp wants in float32 like these.
 POSITIONS = "position_embd.weight"
 CLASSIFIER = "output.weight"
 

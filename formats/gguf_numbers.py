@@ -93,10 +93,10 @@ def read_config(
         name: _factors(path, stored[name]) for name in FACTORS if name in known & stored.keys()
     }
     config = architecture.read(path, tensors | theirs)
-    for key in theirs.keys() - known:
+    if others := [key for key in theirs if key not in known]:
         raise FormatError(
-            f"{path} has {key} = {theirs[key]!s:.60}, which is not what the models here compute; "
-            "give another"
+            f"{path} has {others[0]} = {theirs[others[0]]!s:.60}, which is not what the models "
+            "here compute; give another"
         )
     return config
 

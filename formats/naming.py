@@ -127,7 +127,7 @@ class Naming:
         """The shape of our tensor, of one layer, or None if one of theirs cannot have `shape`."""
         shape = list(shape)
         if ours in self.shares:
-            rows = self.rows(ours, shape[0], config) if shape else None
+            rows = self.rows(ours, shape[0], config) if len(shape) > 1 else None
             if rows is None:
                 return None
             shape[0] = rows.stop - rows.start

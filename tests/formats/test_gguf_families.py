@@ -32,6 +32,7 @@ ARCHITECTURE = {kind: kind for kind in CONFIGS} | dict.fromkeys(
 PATTERN = "attention.sliding_window_pattern"
 FOUR, SIX = ((np.ones(count, np.float32), Type.F32) for count in (4, 6))
 LOW = np.float32([1, -2, np.nan, np.inf]), Type.F32
+FLAT_QKV = {f"blk.{i}.attn_qkv.weight": (np.ones(64, np.float32), Type.F32) for i in (0, 1)}
 ODD = np.ones((63, 32), np.float32), Type.F32
 ODD_UP, ODD_QKV = (
     {f"blk.{i}.{name}.weight": ODD for i in (0, 1)} for name in ("ffn_up", "attn_qkv")
@@ -354,6 +355,7 @@ def test_a_classifier_of_gemma3s_must_be_the_table(path):
         ("phi3", {"rope.scaling.type": "yarn"}, {}, r"type is 'yarn', and models here have"),
         ("phi3", {"rope.scaling.factor": 2.0}, {}, r"factor is 2.0, and models here have 1.0"),
         ("phi3", {}, ODD_UP, r"ffn_up\.weight of the shape \(63, 32\)"),
+        ("phi3", {}, FLAT_QKV, r"attn_qkv\.weight of the shape \(64,\)"),
         ("phi3", {}, ODD_QKV, r"attn_qkv\.weight of the shape \(63, 32\)"),
         ("phi3", {}, {"blk.0.attn_q.weight": ODD}, r" has a tensor blk\.0\.attn_q\.weight, which"),
         ("phi3", {"attention.head_count": 0}, {}, r"phi3\.attention\.head_count must be a whole"),
