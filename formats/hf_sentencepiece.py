@@ -10,6 +10,9 @@ make scores that have the same order. Pairs of one token, and tokens whose pairs
 score, and so lose their order. That can only matter where such pairs are neighbours in a text, and
 for Llama 2's vocabulary no such text is known.
 
+Gemma's runs of blanks, spelled "▁▁", are tokens that are looked for and also the first merges; in a
+text, it is the merges that find them.
+
 Source: transformers, convert_slow_tokenizer.py, generate_merges.
 """
 

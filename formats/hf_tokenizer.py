@@ -3,12 +3,13 @@
 Handled are BPE on bytes, in which every byte is spelled as a printable character: GPT-2's kind and
 that of byte_level.py; and Llama's kind, a SentencePiece model in the clothes of BPE: "▁" is a
 blank, and <0x00> to <0xFF> are the bytes of other characters; what is done to blanks may be other
-than in Llama. It may have special tokens behind its vocabulary, as `add_special_tokens` adds them.
-A vocabulary of characters is BPE without merges, which leaves out all others.
-Refused by name: every step before the model that is not known here; and in Llama's kind, special
-tokens within the vocabulary other than <unk>, <s> and </s>, and behind it tokens that are not
-special, for which Hugging Face searches every text. What is put around a text is read in BPE on
-bytes only; else it is as in Llama.
+than in Llama. Added tokens may be anywhere; those that are not special are looked for in a text. A
+vocabulary of characters is BPE without merges, which leaves out all others.
+Refused by name: every step before the model that is not known here, and around a text all but a
+token in front of it; tokens that are looked for and ask something of the text around them
+(single_word, lstrip, rstrip), or, in Llama's kind, are looked for where blanks are put in front of
+a text or removed: Hugging Face would do that to what is behind such a token, too. What special
+tokens ask of the text around them does not matter, since they are not looked for.
 
 Where Hugging Face differs: in a text, it takes "<s>" or "<pad>" for the token and "▁" for a blank,
 which are plain text here; and for Llama's kind, version 5 of transformers puts no blank in front of

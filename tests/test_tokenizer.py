@@ -282,6 +282,11 @@ def test_an_unknown_character_is_spelled_in_bytes():
     assert LLAMA.encode("\x00") == [259, 3]
 
 
+def test_the_name_of_a_byte_is_no_text():
+    tokenizer = llama({"a": -1, "a<0xC3>": -2, "<0xC3><0xA9>": -3})
+    assert tokenizer.encode("aé") == [*(byte + 3 for byte in b" "), 259, 0xC3 + 3, 0xA9 + 3]
+
+
 def test_a_character_in_bytes_is_streamed_as_one():
     pieces = LLAMA.stream([264, *(byte + 3 for byte in "😀é".encode()), 264])
     assert list(pieces) == ["a", "😀", "é", " a"]

@@ -29,7 +29,18 @@ from models import FAMILIES
 from models.gemma3 import Gemma3Config
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
-from tokenizer import BYTE_PIECES, SPECIAL_PIECES, CharTokenizer, LlamaTokenizer, train_bpe
+from tokenizer import (
+    BYTE,
+    BYTE_PIECES,
+    CONTROL,
+    NORMAL,
+    SPECIAL_PIECES,
+    UNKNOWN,
+    USER_DEFINED,
+    CharTokenizer,
+    LlamaTokenizer,
+    train_bpe,
+)
 from training.report import COLUMNS, Log
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -54,6 +65,15 @@ TOKENIZERS["byte-level"] = ByteLevelTokenizer(
     begin=COUNT,
     adds_begin=True,
     ends=frozenset({COUNT - 1, COUNT}),
+)
+# As many tokens as in Llama's, in another order, some of which are looked for in a text.
+TOKENIZERS["gemma3"] = make_tokenizer(
+    [b"<eos>", b"<bos>", b"\n", b"  ", *BYTE_PIECES, b"ab", b" ", b"a", b"b", b"<unk>"],
+    [0.0] * 260 + [-1.0, -2.0, -3.0, -4.0, 0.0],
+    Settings(add_dummy_prefix=False),
+    [CONTROL, CONTROL, USER_DEFINED, USER_DEFINED, *[BYTE] * 256, *[NORMAL] * 4, UNKNOWN],
+    begin=1,
+    end=0,
 )
 RULES = Settings(charsmap=charsmap({b"a": b"b", b"aa": b"", "ï".encode(): b"i "}))
 SIZES = {kind: TOKENIZERS[kind].vocab_size for kind in ("gpt2", "llama2")}
@@ -177,11 +197,13 @@ TOKENIZER_FILES = {
     "tiktoken": partial(save_tokenizer, TOKENIZERS["gpt2"]),
     "tokenizer.bin": partial(save_tokenizer, TOKENIZERS["llama2"]),
     "tokenizer.spm": partial(save_with, Settings(add_dummy_prefix=False)),
+    "tokenizer.spm-layout": partial(save_tokenizer, TOKENIZERS["gemma3"]),
     "tokenizer.spm-rules": partial(save_with, RULES),
     "characters.json": partial(save_tokenizer, CharTokenizer(CHARACTERS)),
     "meta.pkl": write_meta_pkl,
     "gpt2-tokenizer.json": partial(write_tokenizer_json, "gpt2"),
     "llama2-tokenizer.json": partial(write_tokenizer_json, "llama2"),
+    "gemma3-tokenizer.json": partial(write_tokenizer_json, "gemma3"),
     "byte-level-tokenizer.json": partial(write_tokenizer_json, "byte-level"),
     "vocab.json": write_vocab_json,
 }
