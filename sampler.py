@@ -208,6 +208,7 @@ class Cache:
         if self.model.passes != self._pass:  # somebody else has used the buffers
             self._entered = 0
         columns = self.model.rows // len(self.tokens)
+        self._entered = min(self._entered, self.length - 1)  # asked again: the last once more
         while self._entered < self.length:
             new = self.tokens[:, self._entered : self._entered + columns]
             padding = self.padding if self.padding.any() else None

@@ -104,10 +104,7 @@ class ByteLevelTokenizer(WordTokenizer):
         self._token_bytes, self.vocab_size = tokens, len(tokens)
         others = {*special.values(), *added.values()}
         self._ids = {data: id_ for id_, data in enumerate(tokens) if id_ not in others}
-        self._merges = {
-            (left, right): (rank, self._ids[tokens[left] + tokens[right]])
-            for rank, (left, right) in enumerate(merges)
-        }
+        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._patterns = [regex.compile(f"({pattern})") for pattern in words.patterns]
         self._missing = {byte for byte in range(256) if bytes([byte]) not in self._ids}
 
@@ -126,7 +123,15 @@ class ByteLevelTokenizer(WordTokenizer):
                 f"the model's vocabulary has no bytes for {min(unknown)!r}; write the text without "
                 "that character"
             )
-        return merge([self._ids[bytes([byte])] for byte in data], self._merges.get)
+        return merge([self._ids[bytes([byte])] for byte in data], self._find)
+
+    def _find(self, pair: tuple[int, int]) -> tuple[int, int] | None:
+        """The rank of a pair, and what it becomes."""
+        rank = self._ranks.get(pair)
+        if rank is None:
+            return None
+        left, right = pair
+        return rank, self._ids[self.tokens[left] + self.tokens[right]]
 
     def unknown(self, text: str) -> set[str]:
         if not self._missing:
@@ -137,7 +142,7 @@ class ByteLevelTokenizer(WordTokenizer):
         return (
             type(other) is type(self)
             and self._ids == other._ids
-            and self._merges == other._merges
+            and self._ranks == other._ranks
             and self.words == other.words
             and self.added == other.added
         )

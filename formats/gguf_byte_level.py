@@ -50,7 +50,7 @@ def read(
     ids = {name: id_ for id_, name in enumerate(names)}
     if len(ids) < len(names) or "" in ids:
         raise damaged(path, "a token twice, or an empty one")
-    merges = [merge.decode(errors="replace") for merge in value("merges", list, []) if merge]
+    merges = (merge.decode(errors="replace") for merge in value("merges", list, []) if merge)
     pairs = read_pairs(merges, names, path)
     ends = {value(key, int, None) for key in ENDS} - {None}
     begin = value("bos_token_id", int, None)

@@ -5,7 +5,7 @@ Source of the format: tokenizers, Tokenizer.save.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
@@ -72,20 +72,22 @@ def read_tokens(vocab: dict[str, Any], source: str | Path) -> list[str]:
     return sorted(vocab, key=vocab.__getitem__)
 
 
-def read_pairs(merges: list[Any], tokens: list[str], source: str | Path) -> list[tuple[str, str]]:
+def read_pairs(
+    merges: Iterable[Any], tokens: list[str], source: str | Path
+) -> list[tuple[str, str]]:
     """The merges, whether written as "a b" or as ["a", "b"]."""
-    known = set(tokens)
+    known = dict(zip(tokens, tokens, strict=True))  # a pair has these, and no copies of them
     pairs: dict[tuple[str, str], None] = {}
     for merge in merges:
         match merge.split(" ") if isinstance(merge, str) else merge:
-            case [str(left), str(right)] if {left, right, left + right} <= known:
+            case [str(left), str(right)] if {left, right, left + right} <= known.keys():
                 pass
             case _:
                 what = f"the merge {shortened(merge)}, which is not of two of its tokens"
                 raise unlike(source, what)
         if (left, right) in pairs:
             raise unlike(source, f"the merge {shortened(merge)} twice")
-        pairs[left, right] = None
+        pairs[known[left], known[right]] = None
     return list(pairs)
 
 

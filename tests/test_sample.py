@@ -73,6 +73,7 @@ def test_the_cache_changes_nothing(config, prompts):
     rng = np.random.default_rng(0)
     for _ in range(40):
         logits = cache.next_logits().copy()
+        np.testing.assert_allclose(cache.next_logits(), logits, rtol=0, atol=1e-4)  # asked again
         for row, seen, text in zip(logits, cache.texts(), texts, strict=True):
             assert min(8, len(text)) <= len(seen) <= 16
             assert seen.tolist() == text[-len(seen) :]
