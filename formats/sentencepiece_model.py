@@ -67,9 +67,8 @@ UNIGRAM, BPE = 1, 2
 MODEL_TYPES = {UNIGRAM: "unigram", BPE: "bpe", 3: "word", 4: "char"}
 TYPES = [NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE]  # which are handled
 LONGEST_PIECE = 4000  # bytes; to find the merges takes time with the square of it
-MOST_SEARCHED = (
-    200_000  # bytes; Gemma's have 80,000, and to prepare the search takes a microsecond each
-)
+# Bytes of user-defined tokens: Gemma's have 80,000, and each takes two microseconds to prepare.
+MOST_SEARCHED = 200_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ LLAMA = Settings()
 
 
 class SentencePieceTokenizer(LlamaTokenizer):
-    """Llama's kind with other settings, which a .model can hold, and llama2.c's file cannot.
+    """Llama's kind with what a .model can hold, and llama2.c's file cannot.
 
     Decoding gives the text as the settings have changed it.
     """
@@ -128,12 +127,12 @@ class SentencePieceTokenizer(LlamaTokenizer):
             write_message(PIECE, piece=name, score=score, type=kind)
             for name, score, kind in zip(names, self.scores, self.types, strict=True)
         )
-        unknown = self.types.index(UNKNOWN) if UNKNOWN in self.types else self.begin
+        unknown = names[self.types.index(UNKNOWN)] if UNKNOWN in self.types else b"<unk>"
         trainer = write_message(
             TRAINER,
             model_type=BPE,
             byte_fallback=1,
-            unk_piece=names[unknown],
+            unk_piece=unknown,
             bos_piece=names[self.begin],
             eos_piece=names[self.end],
         )
@@ -197,11 +196,13 @@ def spelled(
 
 
 def unlike_pieces(pieces: list[bytes], types: list[int]) -> str | None:
-    """What no tokenizer can have that `make_tokenizer` makes, if it is among these pieces."""
+    """What is among these pieces, or is not, so that they are no vocabulary to work with."""
     known = {piece for piece, kind in zip(pieces, types, strict=True) if kind == BYTE}
     for name in BYTE_PIECES:
         if name not in known:
             return f"no token {name.decode()} for that byte"
+    if len(set(pieces)) < len(pieces):
+        return "two tokens for the same text"
     longest = max(pieces, key=len)
     if len(longest) > LONGEST_PIECE:
         return f"a token of {len(longest):,} bytes, {longest[:20]!r}..."

@@ -1,6 +1,7 @@
 """Vocabularies that are not laid out like Llama's, in every kind of file that has them."""
 
 import json
+import re
 
 import pytest
 from gguf_files import fields_of, forge_tokenizer, llama
@@ -335,3 +336,32 @@ def test_without_a_byte_it_is_said_why(tmp_path):
     weights = gguf.read(tmp_path / "m.gguf")
     assert weights.tokenizer is None
     assert weights.unread_tokenizer == "its tokenizer has no token <0x41> for that byte"
+
+
+# In any file
+
+
+def with_pieces(*more):
+    """A vocabulary with more tokens, of a name and a type."""
+    pieces, types = (list(each) for each in zip(*LAYOUT, *more, strict=True))
+    return make_tokenizer(pieces, [0.0] * len(pieces), NO_PREFIX, types, **ENDS)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "what"),
+    [
+        (with_pieces((b"  ", NORMAL)), "two tokens for the same text"),
+        (
+            with_pieces(*((b"<%d>" % token * 50, USER_DEFINED) for token in range(1000))),
+            "user-defined tokens of 2[0-9]{2},[0-9]{3} bytes, to look for in every text",
+        ),
+    ],
+)
+def test_vocabularies_that_cannot_be_used_are_refused(tmp_path, tokenizer, what):
+    with pytest.raises(FormatError, match=rf"^t\.spm .*(two of its pieces are the same|{what})"):
+        tokenizer_from_bytes(tokenizer.to_bytes(), "t.spm")
+    hf_tokenizer.write(tmp_path, tokenizer)
+    with pytest.raises(FormatError, match=f"json has {what}"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+    gguf.write(tmp_path / "m.gguf", llama(tokenizer), "float32")
+    assert re.match(f"its tokenizer has {what}", gguf.read(tmp_path / "m.gguf").unread_tokenizer)
