@@ -104,7 +104,8 @@ def attention_forward(
 
     # Blocks are shared out among threads, too, so that each may have more heads: fewer calls.
     heads = _head_tiles(B, K, G, blocks, 2 * TILE, len(blocks))
-    run_products(work, [(*block, *tile) for block in blocks for tile in heads])
+    # The blocks with most keys first, so that no thread is left alone with one of them at the end.
+    run_products(work, [(*block, *tile) for block in reversed(blocks) for tile in heads])
 
 
 @check_shapes
