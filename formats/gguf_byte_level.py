@@ -58,9 +58,9 @@ def read(
         if not 0 <= id_ < len(names):
             raise damaged(path, f"a token {id_} that begins or ends texts, and {len(names)} tokens")
         types[id_] = CONTROL
-    kinds = list(zip(names, types, strict=False))  # padding has types, too
-    special = {name: ids[name] for name, kind in kinds if kind in (UNKNOWN, CONTROL, UNUSED)}
-    added = {name: ids[name] for name, kind in kinds if kind == USER_DEFINED}
+    # Padding has types, too.
+    special = {name: id_ for name, id_ in ids.items() if types[id_] in (UNKNOWN, CONTROL, UNUSED)}
+    added = {name: id_ for name, id_ in ids.items() if types[id_] == USER_DEFINED}
     # What llama.cpp does where the file does not say.
     adds_begin = value("add_bos_token", bool, words == WORDS["llama-bpe"])
     return make_tokenizer(names, pairs, words, special, added, begin, adds_begin, ends, path)
