@@ -39,9 +39,7 @@ def odd_texts(count: int, marks: list[str], seed: int = 0) -> list[str]:
         if kind < 7:
             return rng.choice(PIECES)
         if kind < 8:  # a run
-            return rng.choice(
-                [*" \n\t\r\u3000aA1!'=", " \n", "\r\n", "ab", "é", "中"]
-            ) * rng.randrange(1, 40)
+            return rng.choice(RUNS) * rng.randrange(1, 40)
         if kind < 9:
             return chr(rng.choice([rng.randrange(0x20, 0x250), rng.randrange(0x4E00, 0x9FA6)]))
         mark = rng.choice(marks)
