@@ -40,8 +40,8 @@ from formats.weights import FLOATS, SINGLE, Parts, Weights, as_type, missing
 
 DTYPES = tuple(FLOATS)
 
-FAMILIES = gpt2.GGUF, llama.GGUF, gemma3.GGUF
-ARCHITECTURES = {each.name: each for family in FAMILIES for each in family}
+BY_CLASS = gpt2.GGUF, llama.GGUF, gemma3.GGUF
+ARCHITECTURES = {each.name: each for architectures in BY_CLASS for each in architectures}
 
 POSITIONS = "position_embd.weight"
 CLASSIFIER = "output.weight"
@@ -87,7 +87,7 @@ def write(path: Path, weights: Weights, dtype: str = "float32") -> None:
         RunError: it cannot be written; what was there before is unharmed.
     """
     gguf = library(path)
-    architecture = architecture_of(path, weights.kind, weights.config, FAMILIES)
+    architecture = architecture_of(path, weights.kind, weights.config, BY_CLASS)
     writer = gguf.GGUFWriter(None, architecture.name)
     tensors = add_config(writer, architecture, weights.config)
     add_tokenizer(writer, path, weights)
