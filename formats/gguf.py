@@ -10,8 +10,8 @@ turn into floats.
 Not handled: big-endian files, models in several files, and what our models do not compute, such as
 experts: a model with a key or a tensor that is not known here is refused.
 
-llama.cpp overlooks the window of Mistral and Phi-3, which its converter writes for Phi-3 only. Here
-it counts, and is written for both: so beyond it a file may mean something else there.
+llama.cpp overlooks the window of Mistral, Qwen and Phi-3, which its converter writes for Phi-3
+only. Here it counts, and is written for all: so beyond it a file may mean something else there.
 
 gguf_header.py reads the header, gguf_numbers.py and gguf_tensors.py what it says of the model, and
 gguf_tokenizer.py what of a tokenizer. The library writes and dequantises.

@@ -66,7 +66,7 @@ def read(path: Path) -> Weights:
         check_value(folder / CONFIG, name, numbers.get(name), [None])
     state = _state(folder, path.name)
     config = architecture.read(folder / CONFIG, numbers)
-    tied = config.get("tied", True)  # every GPT-2 is, and has no such number
+    tied = config.get("tied", True)  # GPT-2 and Gemma 3 always are, and say nothing
     tensors = tensors_of(folder, [state], architecture.naming, config, tied)
     return Weights(
         "Hugging Face",

@@ -1,9 +1,8 @@
 """Tokenizers' files, of every kind that tokenizer.py can use.
 
 Handled: .tiktoken files, as tiktoken downloads GPT-2's and `train_bpe` makes them; llama2.c's
-tokenizer.bin; SentencePiece's .model (sentencepiece_model.py); Hugging
-Face's tokenizer.json and vocab.json (hf_tokenizer.py); our characters.json and nanoGPT's meta.pkl
-(characters.py).
+tokenizer.bin; SentencePiece's .model (sentencepiece_model.py); Hugging Face's tokenizer.json and
+vocab.json (hf_tokenizer.py); our characters.json and nanoGPT's meta.pkl (characters.py).
 
 Sources of the formats: tiktoken, load.py; llama2.c, tokenizer.py, export.
 """

@@ -122,6 +122,7 @@ class Weights:
         unread_tokenizer: why there is none, if the file has one.
         chat_template: the text of the model's, which is never run; "" if the file says that there
             is none, None if its format cannot say.
+        ends: tokens that end a text, besides those that the tokenizer knows.
         note: what whoever converts the model should know.
     """
 
