@@ -150,6 +150,11 @@ def _read_tiktoken(data: bytes, source: str | Path) -> BytePairTokenizer:
             )
         tokens.append(token)
         ranks.setdefault(token, rank)
+    if Path(source).suffix == ".model":  # as Meta calls Llama 3's, whose words are not GPT-2's
+        raise FormatError(
+            f"{source} is no SentencePiece model, but ranks alone, as Meta has them for Llama 3: "
+            "how a text becomes words is not in it; give Hugging Face's tokenizer.json"
+        )
     special = ranks.get(end, len(tokens))  # behind the vocabulary
     ranks = {token: rank for rank, token in enumerate(tokens[:special])}
     for byte in range(256):

@@ -46,6 +46,13 @@ def test_line_ends_of_windows_editors_do_no_harm():
     assert tokenizer_from_bytes(data, "t").ranks == TRAINED.ranks
 
 
+def test_ranks_that_meta_calls_a_model_are_refused(tmp_path):
+    """Those of Llama 3: GPT-2's words would be others, and no text would have its begin."""
+    TRAINED.save(tmp_path / "tokenizer.model")
+    with pytest.raises(FormatError, match="as Meta has them for Llama 3"):
+        load_tokenizer(tmp_path / "tokenizer.model")
+
+
 def test_a_corpus_has_one_tokenizer_or_none(tmp_path):
     assert find_tokenizer(tmp_path) is None
     names = {"tokenizer.bin": LLAMA, "tokenizer.tiktoken": BYTES, "characters.json": CHARS}
