@@ -244,8 +244,7 @@ class Chat:
         self.max_tokens, self.settings = max_tokens, Settings(**settings)
         self.rng = np.random.default_rng(0) if rng is None else rng
         self.stats = Stats()
-        # Of several tokens that end a text the last: in Llama the first begins it.
-        end = max(tokenizer.ends, default=tokenizer.begin)
+        end = tokenizer.begin if tokenizer.end is None else tokenizer.end
         self._control = {**tokenizer.special, "{begin}": tokenizer.begin, "{end}": end}
         self._end = self._control[template.end]
         self._cache: Cache | None = None

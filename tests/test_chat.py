@@ -14,7 +14,13 @@ from formats.weights import Parts, Weights
 from load import open_model
 from models.llama2 import Llama2, Llama2Config
 from sampler import Cache, Settings, generate_tokens
-from tokenizer import END_OF_TEXT, BytePairTokenizer
+from tokenizer import (
+    BYTE_PIECES,
+    END_OF_TEXT,
+    SPECIAL_PIECES,
+    BytePairTokenizer,
+    LlamaTokenizer,
+)
 
 MARKS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 MARKS += ["<start_of_turn>", "<end_of_turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
@@ -135,6 +141,15 @@ def test_marks_that_the_tokenizer_does_not_have_are_text():
     expected = "<|user|>\nHi<|endoftext|>\n<|assistant|>\n<|endoftext|>\n<|user|>\nOh?"
     assert PLAIN.decode(model.given) == f"{expected}<|endoftext|>\n<|assistant|>\n"
     assert model.given.count(PLAIN.begin) == 3
+
+
+@pytest.mark.parametrize(("begin", "end"), [(1, 2), (2, 1)])
+def test_what_ends_a_turn_is_not_what_begins_a_text(begin, end):
+    pieces = [*SPECIAL_PIECES, *BYTE_PIECES]
+    tokenizer = LlamaTokenizer(pieces, [0.0] * len(pieces), begin=begin, end=end)
+    model = Scripted(tokenizer.vocab_size, [[end]])
+    "".join(Chat(model, tokenizer, find_template(tokenizer, ZEPHYR), temperature=0).answer("Hi"))
+    assert (model.given.count(begin), model.given.count(end)) == (0, 1)
 
 
 @pytest.mark.parametrize(
