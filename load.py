@@ -313,6 +313,8 @@ def _from_checkpoint(path: Path, meta: Mapping[str, Any]) -> Weights:
         raise FormatError(
             f"{path} describes no model that is known here ({error!r}); go back to a copy"
         ) from None
+    if not all(type(token) is int and token >= 0 for token in ends):
+        raise FormatError(f"{path} ends texts with {[*ends]!r:.60}; it is damaged")
     shapes = config.param_shapes()
     offset = find_array(path, "params", num_elements(shapes), np.float32)
     starts = {name: offset + 4 * start for name, (start, _) in extents(shapes).items()}

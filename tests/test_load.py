@@ -15,7 +15,7 @@ from tqdm import tqdm
 from convert import progress, watched, write_checkpoint
 from errors import FormatError, UserError
 from formats import gguf, hf_tokenizer, huggingface, llama2_c, llm_c, safetensors
-from formats.checkpoint import save_checkpoint
+from formats.checkpoint import read_meta, save_checkpoint
 from formats.families.llama import LLAMA
 from formats.state_dict import to_theirs
 from formats.tokenizer_files import load_tokenizer
@@ -282,6 +282,16 @@ def test_a_checkpoint_that_describes_no_model(tmp_path, name, value):
     if name != "positions":
         with pytest.raises(FormatError, match=r"checkpoint\.npz"):
             open_model(tmp_path)
+
+
+@pytest.mark.parametrize("ends", [["x"], [-1], [1.5], [True], [[]], 3, None])
+def test_a_checkpoint_whose_texts_end_with_no_tokens(tmp_path, weights, ends):
+    write_checkpoint(tmp_path / "model.npz", weights, "float32")
+    meta = read_meta(tmp_path / "model.npz") | {"ends": ends}
+    params = np.zeros(sum(map(np.prod, CONFIG.param_shapes().values())), np.float32)
+    save_checkpoint(tmp_path / "model.npz", meta, {"params": params})
+    with pytest.raises(FormatError, match=r"model\.npz"):
+        open_model(tmp_path / "model.npz")
 
 
 def test_a_checkpoint_of_a_model_that_cannot_be(tmp_path):
