@@ -14,6 +14,16 @@ from formats import gguf_numbers
 from formats.families.rotations import rotations
 from formats.naming import Architecture, Config, Naming, Number, Others, check_value
 
+
+def _num_heads(config: Config) -> int:
+    return config["num_heads"]
+
+
+def _part_of_width(config: Config) -> int:
+    """The head size of a model that does not say it."""
+    return config["dim"] // config["num_heads"]
+
+
 META = Naming(  # and llama2.c
     {
         "wte": "tok_embeddings.weight",
@@ -34,7 +44,7 @@ META_NUMBERS = {
     "dim": Number("dim"),
     "num_layers": Number("n_layers"),
     "num_heads": Number("n_heads"),
-    "num_kv_heads": Number("n_kv_heads", default=lambda config: config["num_heads"]),
+    "num_kv_heads": Number("n_kv_heads", default=_num_heads),
     "norm_eps": Number("norm_eps", float, 1e-5),
     "rope_theta": Number("rope_theta", float, 10000.0),
 }
@@ -42,12 +52,7 @@ META_NUMBERS = {
 # models it is, by the width and the layers. Beginning with Llama 3.2's of 1B and 3B parameters.
 META_FACTORS = {(2048, 16): 32.0, (3072, 28): 32.0}
 META_FACTORS |= {(4096, 32): 8.0, (8192, 80): 8.0, (16384, 126): 8.0}  # Llama 3.1
-META_SCALING = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-META_SCALING |= {"original_max_position_embeddings": 8192}
-
-
-def _num_heads(config: Config) -> int:
-    return config["num_heads"]
+META_SCALING = {"rope_type": "llama3", **gguf_numbers.LLAMA3}
 
 
 # Hugging Face's: first what all types have
@@ -77,7 +82,7 @@ NUMBERS = {
     "seq_len": Number("max_position_embeddings"),
     "norm_eps": Number("rms_norm_eps", float, 1e-6),
     "tied": Number("tie_word_embeddings", bool, False),
-    "head_size": Number("head_dim", default=lambda config: config["dim"] // config["num_heads"]),
+    "head_size": Number("head_dim", default=_part_of_width),
 }
 WINDOW = Number("sliding_window", default=4096, null=None)
 COMPUTED = {"hidden_act": ["silu", "swish"]}  # two names of one
@@ -132,7 +137,7 @@ PHI3 = Architecture(
         not config["rope_scaling"]
         or (
             config["rope_scaling"]["rope_type"] == "longrope"
-            and config["head_size"] == config["dim"] // config["num_heads"]
+            and config["head_size"] == _part_of_width(config)
         )
     ),
 )
@@ -245,10 +250,8 @@ GGUF_NUMBERS = {
     "hidden_dim": Number("feed_forward_length"),
     "num_layers": Number("block_count"),
     "num_heads": Number("attention.head_count"),
-    "num_kv_heads": Number("attention.head_count_kv", default=lambda config: config["num_heads"]),
-    "head_size": Number(
-        "attention.key_length", default=lambda config: config["dim"] // config["num_heads"]
-    ),
+    "num_kv_heads": Number("attention.head_count_kv", default=_num_heads),
+    "head_size": Number("attention.key_length", default=_part_of_width),
     "seq_len": Number("context_length"),
     "norm_eps": Number("attention.layer_norm_rms_epsilon", float, 1e-5),
     "rope_theta": Number("rope.freq_base", float, 10000.0),
@@ -267,8 +270,8 @@ BIASED = Others(
 )
 
 
-def _read_window(path: Path, theirs: Mapping[str, Any], config: Config) -> Config:
-    """Phi-3's window, of which 0 says that there is none."""
+def _read_phi3_window(path: Path, theirs: Mapping[str, Any], config: Config) -> Config:
+    """Of which 0 says that there is none."""
     number = Number(PHI3_WINDOW, default=None)
     return {"window": number.read(path, theirs, config) if theirs.get(PHI3_WINDOW) != 0 else None}
 
@@ -331,7 +334,9 @@ GGUF = [
         always={"qk_norm": False, "qkv_bias": False},
         others=[
             gguf_numbers.rotations("phi3", [gguf_numbers.LONG, gguf_numbers.SHORT]),
-            Others(_read_window, lambda config: {PHI3_WINDOW: config["window"]}, [PHI3_WINDOW]),
+            Others(
+                _read_phi3_window, lambda config: {PHI3_WINDOW: config["window"]}, [PHI3_WINDOW]
+            ),
             TIED,
         ],
         only=lambda config: (
