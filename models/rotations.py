@@ -78,6 +78,16 @@ def llama3_factors(scaling: Mapping[str, Any], head_size: int, theta: float) -> 
     return 1 / (kept + (1 - kept) / scaling["factor"])
 
 
+def usual_amplitude(growth: float, original: int) -> float | None:
+    """Longrope's `attention_factor`, if it is not given: n positions became `growth` times as many.
+
+    None where n is 1, as in no model.
+    """
+    if original <= 1:
+        return None
+    return math.sqrt(1 + math.log(max(growth, 1)) / math.log(original))
+
+
 def check_scaling(
     scaling: Mapping[str, Any] | None, head_size: int, seq_len: int
 ) -> dict[str, Any] | None:
@@ -105,8 +115,7 @@ def check_scaling(
         scaling[name] = _checked_list(name, scaling.get(name), head_size)
     if rope_type == "longrope" and scaling.get("attention_factor") is None:
         original = _checked(ORIGINAL, scaling.get(ORIGINAL), above=1)
-        ratio = math.log(seq_len) / math.log(original)  # which is 1 + ln s / ln n
-        scaling["attention_factor"] = math.sqrt(max(1, ratio))
+        scaling["attention_factor"] = usual_amplitude(seq_len / original, original)
     for name in NUMBERS[rope_type]:
         _checked(name, scaling.get(name))
     if rope_type == "llama3":

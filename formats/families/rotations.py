@@ -6,21 +6,16 @@ transformers 5 has all of them in `rope_parameters`, and goes on reading what al
 Source: transformers, modeling_rope_utils.py; models/phi3/configuration_phi3.py.
 """
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from formats.naming import Config, Number, Others, check_value, inner
+from models.rotations import LISTS, NUMBERS, ORIGINAL, usual_amplitude
 
-ORIGINAL = "original_max_position_embeddings"
 # What each type of scaling reads besides its name.
-SCALINGS = {
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", ORIGINAL),
-    "longrope": ("short_factor", "long_factor", ORIGINAL, "attention_factor"),
-}
+SCALINGS = {kind: (*LISTS.get(kind, ()), *names) for kind, names in NUMBERS.items()}
 
 
 def rotations(original: int | None = None) -> Others:
@@ -75,7 +70,7 @@ def read_scaling(
         scaling[ORIGINAL] = original
     if rope_type == "longrope" and scaling.get("attention_factor") is None:
         growth = Number("factor", float, config["seq_len"] / original).read(path, found, config)
-        scaling["attention_factor"] = _attention_factor(growth, original)
+        scaling["attention_factor"] = usual_amplitude(growth, original)
     return {"rope_type": rope_type, **scaling}
 
 
@@ -87,13 +82,6 @@ def write_scaling(config: Config) -> dict[str, Any]:
     # Just as transformers 4 wants it of Phi-3: nothing more, and the type by its first name.
     result = {name: scaling[name] for name in ("short_factor", "long_factor")}
     original, amplitude = scaling[ORIGINAL], scaling["attention_factor"]
-    if amplitude != _attention_factor(config["seq_len"] / original, original):
+    if amplitude != usual_amplitude(config["seq_len"] / original, original):
         result["attention_factor"] = amplitude
     return {"rope_scaling": {"type": "longrope", **result}, ORIGINAL: original}
-
-
-def _attention_factor(growth: float, original: int) -> float | None:
-    """What queries and keys are multiplied by, if it is not said."""
-    if original == 1:
-        return None  # which no model has
-    return math.sqrt(1 + math.log(max(growth, 1)) / math.log(original))

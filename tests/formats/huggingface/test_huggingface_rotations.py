@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from folders import LLAMA3_ROPE, LONGROPE, change_config, config_of, made, model
@@ -10,6 +10,7 @@ from folders import LLAMA3_ROPE, LONGROPE, change_config, config_of, made, model
 from errors import FormatError
 from formats.huggingface import read, write
 from load import open_model
+from models.llama2 import Llama2Config
 
 LINEAR = {"rope_type": "linear", "factor": 4.0}
 ORIGINAL = "original_max_position_embeddings"
@@ -137,6 +138,14 @@ def test_what_longrope_multiplies_by_is_written_only_if_it_is_not_what_follows(f
     write(folder, replace(weights, config=weights.config | {"rope_scaling": scaling}))
     assert len(config_of(folder)["rope_scaling"]) == 3
     assert read(folder).config["rope_scaling"] == scaling
+
+
+def test_what_follows_is_the_same_for_a_config_and_for_its_file(folder):
+    weights, _ = model("phi3")
+    said = {name: LONGROPE[name] for name in ("rope_type", "short_factor", "long_factor")}
+    numbers = weights.config | {"seq_len": 32768, "rope_scaling": said | {ORIGINAL: 8192}}
+    write(folder, replace(weights, config=asdict(Llama2Config(**numbers))))
+    assert "attention_factor" not in config_of(folder)["rope_scaling"]
 
 
 @pytest.mark.parametrize(
