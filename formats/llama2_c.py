@@ -71,8 +71,9 @@ def write(path: Path, weights: Weights, dtype: str = "float32", version: int = 0
     if family.config is not Llama2Config or dtype not in DTYPES:
         raise UserError(f"cannot write {path}: llama2.c knows nothing but Llama 2 in float32")
     numbers = vars(Llama2Config(**weights.config))
-    told = {name: numbers[name] for name in (*NUMBERS, "tied")}
-    for name, value in vars(Llama2Config(**told | CONSTANTS)).items():
+    told = {name: numbers[name] for name in (*NUMBERS, "tied", "head_size")}
+    theirs = vars(Llama2Config(**told | CONSTANTS))
+    for name, value in {**theirs, "head_size": numbers["dim"] / numbers["num_heads"]}.items():
         if numbers[name] != value:
             raise UserError(
                 f"cannot write {path}: the model's {name} is {numbers[name]}, and llama2.c, whose "

@@ -432,6 +432,12 @@ def test_a_model_that_the_format_cannot_tell_is_not_written(path, name, value):
     assert not path.exists()
 
 
+def test_heads_that_are_no_part_of_the_width_are_named(path):
+    numbers, tensors = model()
+    with pytest.raises(UserError, match="the model's head_size is 4, and llama2"):
+        write(path, numbers | {"dim": 17, "head_size": 4}, tensors)
+
+
 def test_the_rotary_tables_of_a_long_context_are_whole(path):
     numbers, tensors = model(tied=True)
     write(path, numbers | {"seq_len": 5000}, tensors, version=0)
