@@ -82,10 +82,12 @@ class ByteLevelTokenizer(WordTokenizer):
         words: how a text becomes words.
         special: as in `Tokenizer`.
         added: as in `WordTokenizer`.
-        begin, adds_begin, ends: as in `Tokenizer`.
+        begin, adds_begin: as in `Tokenizer`.
+        ends: likewise; the first is `end`, the one to name where one is asked for.
     """
 
     file_name = "tokenizer.json"
+    end: int | None = None
 
     def __init__(
         self,
@@ -96,11 +98,12 @@ class ByteLevelTokenizer(WordTokenizer):
         added: Mapping[str, int],
         begin: int,
         adds_begin: bool,
-        ends: frozenset[int],
+        ends: Sequence[int],
     ):
         super().__init__(added)
         self.tokens, self.merges, self.words, self.special = tokens, merges, words, special
-        self.begin, self.adds_begin, self.ends = begin, adds_begin, ends
+        self.begin, self.adds_begin = begin, adds_begin
+        self.end, self.ends = next(iter(ends), None), frozenset(ends)
         self._token_bytes, self.vocab_size = tokens, len(tokens)
         others = {*special.values(), *added.values()}
         self._ids = {data: id_ for id_, data in enumerate(tokens) if id_ not in others}
@@ -150,7 +153,8 @@ class ByteLevelTokenizer(WordTokenizer):
     def to_bytes(self) -> bytes:
         """A tokenizer.json, in whose model is also, unseen by others, how texts begin and end."""
         made = content(self)
-        made["model"] |= {"begin": self.begin, "ends": sorted(self.ends)}
+        others = sorted(self.ends - {self.end})
+        made["model"] |= {"begin": self.begin, "ends": [self.end, *others] if self.ends else []}
         return json.dumps(made).encode()
 
 
@@ -172,7 +176,7 @@ def make_tokenizer(
         pairs: the merges, best first, of tokens to another.
         words, special, added, adds_begin: as in `ByteLevelTokenizer`.
         begin: by default the end of a text, as in GPT-2.
-        ends: those that the file names.
+        ends: those that the file names, the usual one first.
         source: what error messages call it.
 
     Raises:
@@ -183,12 +187,12 @@ def make_tokenizer(
         **{name: id_ for name, id_ in added.items() if CONTROL_NAME.fullmatch(name)},
     }
     added = {name: id_ for name, id_ in added.items() if name not in special}
-    ends = {*ends, *(id_ for name, id_ in special.items() if name in END_NAMES)}
+    ends = [*ends, *(id_ for name, id_ in special.items() if name in END_NAMES)]
     if begin is None and not ends:
         raise unlike(source, "no token that ends a text")
     if begin is None:
         begin = special.get(END_OF_TEXT, max(ends))
-    ends = frozenset({begin, *ends})
+    ends = list(dict.fromkeys([*ends, begin]))
 
     ids = {token: id_ for id_, token in enumerate(tokens)}
     named = special.keys() | added.keys()
@@ -197,7 +201,7 @@ def make_tokenizer(
     pairs = [pair for pair in pairs if named.isdisjoint((*pair, "".join(pair)))]
     # Where every token comes of merging, words that are tokens need no rule of their own.
     gpt2 = replace(words, whole=False) == WORDS["gpt-2"]
-    if gpt2 and not (added or adds_begin) and ends == {begin}:
+    if gpt2 and not (added or adds_begin) and ends == [begin]:
         behind = tokens[begin:]
         if behind[0] == END_OF_TEXT and set(behind) == special.keys():
             ranks = {data: rank for rank, data in enumerate(spelled[:begin])}
@@ -246,7 +250,7 @@ def of_ranks(tokenizer: BytePairTokenizer) -> ByteLevelTokenizer:
         {},
         begin,
         tokenizer.adds_begin,
-        tokenizer.ends,
+        [*tokenizer.ends],
     )
 
 

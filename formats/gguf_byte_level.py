@@ -21,8 +21,6 @@ from formats.tokenizer_files import padding
 from formats.tokenizer_json import read_pairs
 from tokenizer import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BytePairTokenizer
 
-# Keys of tokens that end a text.
-ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 SAME_WORDS = {"llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
 
 
@@ -32,7 +30,7 @@ def words_of(pre: str) -> Words | None:
 
 
 def read(
-    path: Path, value: Callable[..., Any], tokens: list[bytes], types: list[int]
+    path: Path, value: Callable[..., Any], tokens: list[bytes], types: list[int], ends: list[int]
 ) -> BytePairTokenizer | ByteLevelTokenizer:
     """A file's tokenizer, if `words_of` knows how it makes words of a text.
 
@@ -41,6 +39,7 @@ def read(
         value: gives the value of a key, which is of a type, or a default.
         tokens: without padding.
         types: of these, and maybe of padding.
+        ends: the tokens that end a text, the usual one first.
 
     Raises:
         FormatError: it is damaged.
@@ -52,11 +51,10 @@ def read(
         raise damaged(path, "a token twice, or an empty one")
     merges = (merge.decode(errors="replace") for merge in value("merges", list, []) if merge)
     pairs = read_pairs(merges, names, path)
-    ends = {value(key, int, None) for key in ENDS} - {None}
     begin = value("bos_token_id", int, None)
-    for id_ in ends if begin is None else {begin, *ends}:
-        if not 0 <= id_ < len(names):
-            raise damaged(path, f"a token {id_} that begins or ends texts, and {len(names)} tokens")
+    if begin is not None and not 0 <= begin < len(names):
+        raise damaged(path, f"a token {begin} that begins texts, and {len(names)} tokens")
+    for id_ in ends if begin is None else [begin, *ends]:
         types[id_] = CONTROL
     # Padding has types, too.
     special = {name: id_ for name, id_ in ids.items() if types[id_] in (UNKNOWN, CONTROL, UNUSED)}

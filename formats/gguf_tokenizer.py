@@ -23,6 +23,9 @@ from formats.tokenizer_files import without_padding
 from formats.weights import Weights
 from tokenizer import LAYOUT, NORMAL, UNUSED, CharTokenizer, LlamaTokenizer, Tokenizer
 
+# Keys of tokens that end a text: the usual one, one that ends a turn, one that ends a message.
+ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+
 
 def read_tokenizer(
     path: Path, values: Mapping[str, Any], rows: int
@@ -56,9 +59,16 @@ def read_tokenizer(
     if len(types) != rows:
         raise damaged(path, f"types of {len(types)} tokens, and {rows} tokens")
     tokens, types = without_padding(tokens), types.tolist()
+    ends = [end for key in ENDS if (end := value(key, int, None)) is not None]
+    for end in ends:
+        if not 0 <= end < len(tokens):
+            raise damaged(path, f"a token {end} that ends texts, and {len(tokens)} tokens")
     if model == "gpt2":
-        return gguf_byte_level.read(path, value, tokens, types), ""
-    return gguf_sentencepiece.read(path, value, tokens, types)
+        return gguf_byte_level.read(path, value, tokens, types, ends), ""
+    tokenizer, reason = gguf_sentencepiece.read(path, value, tokens, types)
+    if tokenizer:
+        tokenizer.ends |= {*ends}
+    return tokenizer, reason
 
 
 def add_tokenizer(writer: Any, path: Path, weights: Weights) -> None:

@@ -64,7 +64,7 @@ TOKENIZERS["byte-level"] = ByteLevelTokenizer(
     {"<w>": COUNT + 1},
     begin=COUNT,
     adds_begin=True,
-    ends=frozenset({COUNT - 1, COUNT}),
+    ends=[COUNT - 1, COUNT],
 )
 # As many tokens as in Llama's, in another order, some of which are looked for in a text.
 TOKENIZERS["gemma3"] = make_tokenizer(

@@ -42,7 +42,7 @@ def any_ids(tokenizer: BytePairTokenizer) -> ByteLevelTokenizer:
         {"<think>": len(pieces) + 1},
         begin=0,
         adds_begin=True,
-        ends=frozenset({0}),
+        ends=[0],
     )
 
 

@@ -42,7 +42,7 @@ def tokenizer_of(
         dict(zip(added, ids, strict=True)),
         begin=1,
         adds_begin=adds_begin,
-        ends=frozenset({0, 1, 2}),
+        ends=[2, 0, 1],
     )
 
 
@@ -188,7 +188,7 @@ EVERY_KIND = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 def assert_same(again, tokenizer):
     assert again.to_bytes() == tokenizer.to_bytes()
     assert again == tokenizer
-    for name in ("begin", "adds_begin", "ends", "special", "added"):
+    for name in ("begin", "adds_begin", "end", "ends", "special", "added"):
         assert getattr(again, name) == getattr(tokenizer, name)
     assert again.encode(TEXT) == tokenizer.encode(TEXT)
 
@@ -233,6 +233,17 @@ def test_what_a_gguf_does_not_say_is_as_llama_cpp_has_it(tmp_path):
         tokenizer = gguf.read(path).tokenizer
         assert tokenizer.adds_begin is (name == "llama-bpe")
         assert tokenizer.special == {"<|im_start|>": 1, "<|im_end|>": 2}  # which begin and end
+
+
+def test_the_end_that_a_gguf_names_stays_the_one_to_name(tmp_path):
+    """A base model's texts end with another token than the turns that its vocabulary has, too."""
+    forge_tokenizer(tmp_path / "a.gguf", tokenizer_of(), eos_token_id=0)
+    tokenizer = gguf.read(tmp_path / "a.gguf").tokenizer
+    assert (tokenizer.end, tokenizer.ends) == (0, {0, 1, 2})
+    gguf.write(tmp_path / "b.gguf", llama(tokenizer))
+    assert fields_of(tmp_path / "b.gguf")["tokenizer.ggml.eos_token_id"] == 0
+    hf_tokenizer.write(tmp_path, tokenizer)
+    assert load_tokenizer(tmp_path / "tokenizer.json").end == 0
 
 
 def test_unused_and_unknown_tokens_of_a_gguf_are_no_text(tmp_path):

@@ -109,6 +109,14 @@ def test_llama_cpp_has_counted_padding_from_1_and_called_special_tokens_user_def
     assert tokenizer.types == [*LLAMA.types, CONTROL, CONTROL]
 
 
+@pytest.mark.parametrize("tokenizer", [TRAINED, LLAMA], ids=["bytes", "llama"])
+def test_all_tokens_that_a_file_says_end_a_text(path, tokenizer):
+    forge_tokenizer(path, tokenizer, eos_token_id=264, eot_token_id=262, eom_token_id=263)
+    again = read(path).tokenizer
+    assert again.ends >= {262, 263, 264}
+    assert again.end == 264
+
+
 WITH_BLANK = [" ", *(f"t{number}" for number in range(265))]  # which no byte is spelled as
 
 
@@ -125,7 +133,8 @@ WITH_BLANK = [" ", *(f"t{number}" for number in range(265))]  # which no byte is
         (LLAMA, {"tokens": [*SPELLED[:-1], "a"]}, "a token twice;"),
         (LLAMA, {"bos_token_id": "1"}, r"a tokenizer\.ggml\.bos_token_id of 1;"),
         (LLAMA, {"bos_token_id": 267}, "a special token 267, and 267 tokens;"),
-        (LLAMA, {"eos_token_id": 1 << 31}, "a special token 2147483648, and 267 tokens;"),
+        (LLAMA, {"eos_token_id": 1 << 31}, "a token 2147483648 that ends texts, and 267 tokens;"),
+        (LLAMA, {"eom_token_id": 267}, "a token 267 that ends texts, and 267 tokens;"),
         (LLAMA, {"unknown_token_id": 300}, "a special token 300, and 267 tokens;"),
         (LLAMA, {"token_type": [1] * 266 + [9]}, "a token of a type that there is not;"),
         (LLAMA, {"token_type": [1] * 266}, "types of 266 tokens, and 267 tokens;"),
@@ -136,8 +145,8 @@ WITH_BLANK = [" ", *(f"t{number}" for number in range(265))]  # which no byte is
         (TRAINED, {"tokens": ["A"] * 266}, "a token twice, or an empty one;"),
         (TRAINED, {"tokens": ["", *map(str, range(265))]}, "a token twice, or an empty one;"),
         (TRAINED, {"tokens": WITH_BLANK, "merges": None}, "the token ' ', which does not spell"),
-        (TRAINED, {"bos_token_id": 266}, "a token 266 that begins or ends texts, and 266 tokens;"),
-        (TRAINED, {"eot_token_id": 300}, "a token 300 that begins or ends texts, and 266 tokens;"),
+        (TRAINED, {"bos_token_id": 266}, "a token 266 that begins texts, and 266 tokens;"),
+        (TRAINED, {"eot_token_id": 300}, "a token 300 that ends texts, and 266 tokens;"),
     ],
 )
 def test_a_damaged_tokenizer_is_refused(path, tokenizer, changes, sentence):
