@@ -269,7 +269,7 @@ class Gemma3(Model):
         """
         every_position = padding is None and not last_only
         B, T = self._start_forward(tokens, targets, start, every_position)
-        p, a, eps = self.params, self._views(B, T, start), self.config.norm_eps
+        p, a, eps = self.params, self._head_views(B, T, start), self.config.norm_eps
 
         embedding_forward(a.residual[0], tokens.ravel(), p.wte)
         a.residual[0] *= self._embedding_scale
@@ -324,7 +324,7 @@ class Gemma3(Model):
         """
         tokens, targets, accumulate = self._start_backward()
         B, T = tokens.shape
-        p, g, a = self.params, self.grads, self._views(B, T, start=0)
+        p, g, a = self.params, self.grads, self._head_views(B, T, start=0)
         H, K, D = self.config.num_heads, self.config.num_kv_heads, self.config.head_size
         dresidual = a.dresidual  # the residual stream's gradient, the one running sum
         dx, dsummand = a.dbranch, a.dsummand
@@ -397,21 +397,3 @@ class Gemma3(Model):
         geglu_forward(a.geglu[i], a.gate[i], a.up[i])
         if whole_block:
             linear_forward(a.mlp_proj[i], a.geglu[i], p.w2[i])
-
-    def _views(self, B: int, T: int, start: int) -> SimpleNamespace:
-        """The activations of a batch, some of them also head by head: (L, B, T, heads, D).
-
-        `keys` and `values` reach back to position 0; all others begin at `start`.
-        """
-        L, D = self.config.num_layers, self.config.head_size
-        H, K = self.config.num_heads, self.config.num_kv_heads
-        a = self._cut(B, T)
-        a.k, keys = self._cached("k", B, T, start)
-        a.v, values = self._cached("v", B, T, start)
-        a.keys, a.values = split_heads(keys, B, K), split_heads(values, B, K)
-        a.q_heads, a.k_heads = split_heads(a.q, B, H), split_heads(a.k, B, K)
-        a.att_heads = split_heads(a.att, B, H)
-        a.q_rows, a.k_rows = a.q_proj.reshape(L, -1, D), a.k_proj.reshape(L, -1, D)
-        a.q_unrotated = a.q_norm.reshape(a.q_heads.shape)
-        a.k_unrotated = a.k_norm.reshape(a.k_heads.shape)
-        return a

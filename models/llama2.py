@@ -263,7 +263,7 @@ class Llama2(Model):
         """
         every_position = padding is None and not last_only
         B, T = self._start_forward(tokens, targets, start, every_position)
-        p, a = self.params, self._views(B, T, start)
+        p, a = self.params, self._head_views(B, T, start)
         eps, rotations = self.config.norm_eps, self._rotations[start : start + T]
         window = self.config.window
         bq, bk, bv = self._biases(p)
@@ -316,7 +316,7 @@ class Llama2(Model):
         """
         tokens, targets, accumulate = self._start_backward()
         B, T = tokens.shape
-        p, g, a = self.params, self.grads, self._views(B, T, start=0)
+        p, g, a = self.params, self.grads, self._head_views(B, T, start=0)
         H, K, D = self.config.num_heads, self.config.num_kv_heads, self.config.head_size
         rotations, window = self._rotations[:T], self.config.window
         dresidual = a.dresidual  # the residual stream's gradient, the one running sum
@@ -388,25 +388,3 @@ class Llama2(Model):
         if self.config.qkv_bias:
             return buffer.bq, buffer.bk, buffer.bv
         return 3 * [self.config.num_layers * [None]]
-
-    def _views(self, B: int, T: int, start: int) -> SimpleNamespace:
-        """The activations of a batch, some of them also head by head: (L, B, T, heads, D).
-
-        `keys` and `values` reach back to position 0; all others begin at `start`. Where heads have
-        no norms, their projections are written where they are rotated.
-        """
-        L, D = self.config.num_layers, self.config.head_size
-        H, K = self.config.num_heads, self.config.num_kv_heads
-        a = self._cut(B, T)
-        a.k, keys = self._cached("k", B, T, start)
-        a.v, values = self._cached("v", B, T, start)
-        a.keys, a.values = split_heads(keys, B, K), split_heads(values, B, K)
-        a.q_heads, a.k_heads = split_heads(a.q, B, H), split_heads(a.k, B, K)
-        a.att_heads = split_heads(a.att, B, H)
-        if self.config.qk_norm:
-            a.q_rows, a.k_rows = a.q_proj.reshape(L, -1, D), a.k_proj.reshape(L, -1, D)
-            a.q_unrotated = a.q_norm.reshape(a.q_heads.shape)
-            a.k_unrotated = a.k_norm.reshape(a.k_heads.shape)
-        else:
-            a.q_proj, a.q_unrotated, a.k_proj, a.k_unrotated = a.q, a.q_heads, a.k, a.k_heads
-        return a

@@ -169,6 +169,28 @@ class Model:
             new = reshape_view(new, len(new), B * T, new.shape[-1])
         return new, everything
 
+    def _head_views(self, B: int, T: int, start: int) -> SimpleNamespace:
+        """`_cut` for models whose heads are rotated, with views head by head: (L, B, T, heads, D).
+
+        `keys` and `values` reach back to position 0; all others begin at `start`. Where heads have
+        no norms, their projections are written where they are rotated.
+        """
+        L, D = self.config.num_layers, self.config.head_size
+        H, K = self.config.num_heads, self.config.num_kv_heads
+        a = self._cut(B, T)
+        a.k, keys = self._cached("k", B, T, start)
+        a.v, values = self._cached("v", B, T, start)
+        a.keys, a.values = split_heads(keys, B, K), split_heads(values, B, K)
+        a.q_heads, a.k_heads = split_heads(a.q, B, H), split_heads(a.k, B, K)
+        a.att_heads = split_heads(a.att, B, H)
+        if hasattr(a, "q_norm"):
+            a.q_rows, a.k_rows = a.q_proj.reshape(L, -1, D), a.k_proj.reshape(L, -1, D)
+            a.q_unrotated = a.q_norm.reshape(a.q_heads.shape)
+            a.k_unrotated = a.k_norm.reshape(a.k_heads.shape)
+        else:
+            a.q_proj, a.q_unrotated, a.k_proj, a.k_unrotated = a.q, a.q_heads, a.k, a.k_heads
+        return a
+
     def _check(self, tokens: np.ndarray, start: int) -> None:
         """Refuse tokens that do not fit the buffers or the vocabulary."""
         if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or not tokens.size:
