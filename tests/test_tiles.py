@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from threadpoolctl import threadpool_info
@@ -18,8 +19,8 @@ def threads(request, monkeypatch):
     monkeypatch.setattr(tiles, "num_threads", lambda: request.param)
     tiles._helpers.cache_clear()
     yield request.param
-    if request.param > 1:
-        tiles._helpers().shutdown()
+    for _ in range(request.param - 1):
+        tiles._helpers().put(None)
     tiles._helpers.cache_clear()
 
 
@@ -54,6 +55,34 @@ def test_a_failure_is_not_lost(threads, bad):
     with pytest.raises(ArithmeticError, match=f"tile {bad}"):
         run_tiles(work, range(10))
     assert run_tiles(str, range(3)) == ["0", "1", "2"]
+
+
+def test_another_threads_end_is_waited_for_and_its_failure_not_lost(threads):
+    meeting = threading.Barrier(threads, timeout=10)
+
+    def work(fails):
+        meeting.wait()  # so each takes one
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.05)
+            if fails:
+                raise ArithmeticError
+        return 1
+
+    assert run_tiles(work, threads * [False]) == threads * [1]
+    if threads > 1:
+        with pytest.raises(ArithmeticError):
+            run_tiles(work, threads * [True])
+
+
+def test_nobody_waits_for_a_thread_that_does_not_come(threads):
+    """As one that another call keeps, or a busy machine."""
+    busy, go_on, waited = threading.Barrier(threads, timeout=10), threading.Event(), []
+    for _ in range(threads - 1):
+        tiles._helpers().put(lambda: (busy.wait(), waited.append(go_on.wait(5))))
+    busy.wait()
+    assert run_tiles(abs, [-1, -2, -3]) == [1, 2, 3]
+    assert not waited
+    go_on.set()
 
 
 @pytest.mark.parametrize(("length", "count"), [(1, 1), (7, 1), (7, 3), (3, 7), (100, 9)])
