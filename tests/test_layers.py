@@ -7,7 +7,7 @@ import pytest
 
 from errors import UserError
 from gradcheck import check_layer
-from layers import tiles
+from layers import attention
 from layers.attention import attention_backward, attention_forward
 from layers.cases import find_layer
 from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
@@ -79,11 +79,12 @@ def test_grouped_heads_are_keys_and_values_repeated(K, G):
         )
 
 
+@pytest.mark.parametrize("tile", [attention.TILE, 64])  # each sequence has a tile of its own
 @pytest.mark.parametrize("window", [None, 1, 5, 66])
 @pytest.mark.parametrize(("start", "T"), [(0, 70), (9, 1), (9, 70)])
-def test_padding_is_not_seen(monkeypatch, start, T, window):
+def test_padding_is_not_seen(monkeypatch, start, T, window, tile):
     """A sequence gets what it gets alone, whatever lies in front of it; so does one without."""
-    monkeypatch.setattr(tiles, "TILE", 64)  # so small that each sequence has a tile of its own
+    monkeypatch.setattr(attention, "TILE", tile)
     padding = np.array([8, 0, 3])
     q = draw(3, T, 6, 4)
     k, v = draw(2, 3, start + T, 2, 4, seed=1)
