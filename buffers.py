@@ -1,7 +1,7 @@
 """One flat array, and the tensors that lie in it one after another."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,27 @@ class Buffer:
         for name, tensor in params      in the order of the table
 
     Views are never copies: what is written to one is written to the flat array.
+
+    Args:
+        shapes: of the tensors, by name.
+        dtype: of their numbers.
+        turned: names of tensors whose matrices, their last two axes, lie in memory column by
+            column. Their views have the same shapes as ever.
     """
 
-    def __init__(self, shapes: Shapes, dtype: Any = np.float32) -> None:
+    def __init__(
+        self, shapes: Shapes, dtype: Any = np.float32, turned: Collection[str] = ()
+    ) -> None:
         self.shapes = dict(shapes)
         # The system gives zeroed pages as they are touched: what is never used costs nothing.
         self.flat = np.zeros(num_elements(shapes), dtype)
         self._views: dict[str, np.ndarray] = {}
         for name, (start, stop) in extents(shapes).items():
-            self._views[name] = self.flat[start:stop].reshape(self.shapes[name])
+            part, shape = self.flat[start:stop], self.shapes[name]
+            if name in turned:
+                self._views[name] = part.reshape(*shape[:-2], shape[-1], shape[-2]).mT
+            else:
+                self._views[name] = part.reshape(shape)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._views[name]
@@ -61,7 +73,7 @@ class Buffer:
         return len(self._views)
 
     def like(self) -> "Buffer":
-        """Another buffer of the same layout and type, all zero."""
+        """Another buffer of the same shapes and type, none turned, all zero."""
         return Buffer(self.shapes, self.flat.dtype)
 
     def describe(self) -> str:

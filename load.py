@@ -176,7 +176,10 @@ def save_model(
     """
     kind = kind or next(kind for kind, each in FAMILIES.items() if each.model is type(model))
     meta = model_meta(kind, model.config, model.seq_len, tokenizer)
-    save_checkpoint(Path(folder) / CHECKPOINT, meta, {"params": model.params.flat})
+    params = model.params.like()  # a model that only samples has turned some
+    for name, tensor in model.params:
+        params[name] = tensor
+    save_checkpoint(Path(folder) / CHECKPOINT, meta, {"params": params.flat})
 
 
 def open_model(path: str | Path, tokenizer: str | Path | None = None) -> Source:

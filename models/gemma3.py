@@ -251,7 +251,7 @@ class Gemma3(Model):
             elif "rms" in name or "norm" in name:
                 tensor.fill(1)
             else:
-                rng.standard_normal(out=tensor, dtype=tensor.dtype)
+                tensor[...] = rng.standard_normal(tensor.shape, tensor.dtype)
                 tensor *= 0.02
 
     def forward(

@@ -162,7 +162,7 @@ class GPT2(Model):
         projection_std = std / math.sqrt(2 * self.config.num_layers)
         for name, tensor in self.params:
             if name in ("wte", "wpe", "qkvw", "fcw", "attprojw", "fcprojw"):
-                rng.standard_normal(out=tensor, dtype=tensor.dtype)
+                tensor[...] = rng.standard_normal(tensor.shape, tensor.dtype)
                 tensor *= projection_std if name.endswith("projw") else std
             else:
                 tensor.fill(1 if name in ("ln1w", "ln2w", "lnfw") else 0)

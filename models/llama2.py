@@ -245,7 +245,7 @@ class Llama2(Model):
             if name.startswith("rms") or name.endswith("normw"):
                 tensor.fill(1)
             elif not name.startswith("b"):
-                rng.standard_normal(out=tensor, dtype=tensor.dtype)
+                tensor[...] = rng.standard_normal(tensor.shape, tensor.dtype)
                 tensor *= projection_std if name in ("wo", "w2") else std
 
     def forward(

@@ -39,6 +39,17 @@ def test_views_are_the_flat_array(buffer):
     assert buffer.wte[0, 1] == 8
 
 
+def test_turned_matrices_lie_column_by_column():
+    buffer = Buffer(SHAPES, np.float64, turned=["wte", "cube"])
+    assert [(name, tensor.shape) for name, tensor in buffer] == list(SHAPES.items())
+    buffer.flat[:] = np.arange(42)
+    np.testing.assert_array_equal(buffer.wte, [[0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7, 11]])
+    np.testing.assert_array_equal(buffer.cube[1].T.ravel(), np.arange(30, 42))
+    buffer.cube[1, 2, 3] = 99
+    assert buffer.flat[30 + 3 * 3 + 2] == 99
+    assert buffer.like().wte.flags.c_contiguous
+
+
 def test_assigning_to_a_name_writes_into_the_buffer(buffer):
     view = buffer.wte
     buffer.wte = np.arange(12).reshape(4, 3)

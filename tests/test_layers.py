@@ -10,6 +10,7 @@ from gradcheck import check_layer
 from layers import attention
 from layers.attention import attention_backward, attention_forward
 from layers.cases import find_layer
+from layers.linear import linear_forward
 from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from layers.rope import rope_forward, rope_rotations
 from layers.swiglu import swiglu_backward, swiglu_forward
@@ -44,6 +45,18 @@ def test_what_is_written_may_be_the_memory_of_what_is_read(layer, direction, wri
 
     results = check_layer(layer, **{direction: in_place})
     assert all(result.ok for result in results)
+
+
+# --- linear
+
+
+@pytest.mark.parametrize("N", [1, 2, 7, 8, 30])
+def test_how_weights_lie_in_memory_does_not_matter(N):
+    x, weight, bias = draw(N, 5), draw(9, 5, seed=1), draw(9, seed=2)
+    for turned in (weight, np.asfortranarray(weight)):
+        out = np.full((N, 9), np.nan)
+        linear_forward(out, x, turned, bias)
+        np.testing.assert_allclose(out, x @ weight.T + bias, rtol=0, atol=1e-14)
 
 
 # --- attention

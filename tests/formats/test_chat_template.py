@@ -97,7 +97,8 @@ def test_a_file_of_its_own_counts_more(folder):
 def test_damaged_templates(folder, tmp_path, template):
     write_checkpoint(tmp_path / "model.npz", llama(), "float32")
     meta = read_meta(tmp_path / "model.npz") | {"chat_template": template}
-    params = {"params": open_model(tmp_path / "model.npz").load().params.flat}
+    model = open_model(tmp_path / "model.npz").load(recompute="none")
+    params = {"params": model.params.flat}
     save_checkpoint(tmp_path / "model.npz", meta, params)
     say(folder, template)
     models = [folder, tmp_path / "model.npz"]

@@ -38,8 +38,9 @@ def new_model(config, *args, **kwargs):
 def lively_model(config, B=B, T=T, dtype=np.float64, **kwargs):
     """Weights ten times the initial ones, and no constants: everything has its effect."""
     model = new_model(config, B, T, dtype, **kwargs)
-    noise = np.random.default_rng(3).standard_normal(model.params.flat.size)
-    model.params.flat += 0.2 * noise.astype(dtype)
+    rng = np.random.default_rng(3)
+    for _, tensor in model.params:
+        tensor += 0.2 * rng.standard_normal(tensor.shape).astype(dtype)
     return model
 
 
