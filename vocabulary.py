@@ -3,9 +3,14 @@
 import codecs
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
+
+import numpy as np
 
 import own_imports
 from errors import UserError
@@ -114,6 +119,43 @@ class Tokenizer(ABC):
         """Write its file; under its own name it is complete or not there."""
         with replacing(Path(path)) as file:
             file.write(self.to_bytes())
+
+
+class Pieces(Sequence[bytes]):
+    """What tokens stand for, one behind the other in one string, and found by their hashes.
+
+    For Gemma's 262,144 tokens this takes 6 MB, where a list and a dict would take 33.
+
+    Args:
+        pieces: of all tokens.
+        hidden: tokens that are not to be found.
+    """
+
+    def __init__(self, pieces: Sequence[bytes], hidden: Collection[int] = ()):
+        self._data, self._hidden = b"".join(pieces), hidden
+        self._starts = array("I", accumulate(map(len, pieces), initial=0))
+        hashes = np.fromiter(map(hash, pieces), np.int64, len(pieces))
+        order = hashes.argsort()
+        self._hashes, self._tokens = array("q", hashes[order]), array("I", order)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, token: int) -> bytes:
+        return self._data[self._starts[token] : self._starts[token + 1]]
+
+    def find(self, piece: bytes) -> int | None:
+        """The token that stands for this, if there is one."""
+        wanted, hashes = hash(piece), self._hashes
+        for place in range(bisect_left(hashes, wanted), bisect_right(hashes, wanted)):
+            token = self._tokens[place]
+            if self[token] == piece and token not in self._hidden:
+                return token
+        return None
+
+    def found(self) -> dict[bytes, int]:
+        """All that `find` finds."""
+        return {each: token for token, each in enumerate(self) if token not in self._hidden}
 
 
 class WordTokenizer(Tokenizer):

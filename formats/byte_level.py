@@ -28,7 +28,7 @@ from formats.byte_pairs import byte_characters, merged_last, merges
 from formats.tokenizer_json import begins_with, content_of, unlike
 from merging import merge
 from tokenizer import CONTROL_NAME, END_NAMES, END_OF_TEXT, BytePairTokenizer
-from vocabulary import WordTokenizer
+from vocabulary import Pieces, WordTokenizer
 
 DIGIT = r"\p{N}"
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -101,15 +101,15 @@ class ByteLevelTokenizer(WordTokenizer):
         ends: Sequence[int],
     ):
         super().__init__(added)
-        self.tokens, self.merges, self.words, self.special = tokens, merges, words, special
+        self.merges, self.words, self.special = merges, words, special
         self.begin, self.adds_begin = begin, adds_begin
         self.end, self.ends = next(iter(ends), None), frozenset(ends)
-        self._token_bytes, self.vocab_size = tokens, len(tokens)
-        others = {*special.values(), *added.values()}
-        self._ids = {data: id_ for id_, data in enumerate(tokens) if id_ not in others}
+        self.tokens = self._token_bytes = Pieces(tokens, {*special.values(), *added.values()})
+        self.vocab_size = len(tokens)
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
         self._patterns = [regex.compile(f"({pattern})") for pattern in words.patterns]
-        self._missing = {byte for byte in range(256) if bytes([byte]) not in self._ids}
+        self._byte_tokens = [self.tokens.find(bytes([byte])) for byte in range(256)]
+        self._missing = {byte for byte, token in enumerate(self._byte_tokens) if token is None}
 
     def words_of(self, text: str) -> list[str]:
         pieces = [unicodedata.normalize("NFC", text) if self.words.nfc else text]
@@ -119,14 +119,14 @@ class ByteLevelTokenizer(WordTokenizer):
 
     def _encode_word(self, word: str) -> list[int]:
         data = word.encode()
-        if self.words.whole and data in self._ids:
-            return [self._ids[data]]
+        if self.words.whole and (token := self.tokens.find(data)) is not None:
+            return [token]
         if unknown := self.unknown(word):
             raise UserError(
                 f"the model's vocabulary has no bytes for {min(unknown)!r}; write the text without "
                 "that character"
             )
-        return merge([self._ids[bytes([byte])] for byte in data], self._find)
+        return merge([self._byte_tokens[byte] for byte in data], self._find)
 
     def _find(self, pair: tuple[int, int]) -> tuple[int, int] | None:
         """The rank of a pair, and what it becomes."""
@@ -134,7 +134,7 @@ class ByteLevelTokenizer(WordTokenizer):
         if rank is None:
             return None
         left, right = pair
-        return rank, self._ids[self.tokens[left] + self.tokens[right]]
+        return rank, self.tokens.find(self.tokens[left] + self.tokens[right])
 
     def unknown(self, text: str) -> set[str]:
         if not self._missing:
@@ -144,7 +144,7 @@ class ByteLevelTokenizer(WordTokenizer):
     def __eq__(self, other: object) -> bool:
         return (
             type(other) is type(self)
-            and self._ids == other._ids
+            and self.tokens.found() == other.tokens.found()
             and self._ranks == other._ranks
             and self.words == other.words
             and self.added == other.added
