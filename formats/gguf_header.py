@@ -7,6 +7,7 @@ Source of the format: ggml, docs/gguf.md.
 """
 
 from collections.abc import Mapping
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,8 +81,10 @@ class _Header:
 
     def __init__(self, path: Path) -> None:
         self.path, self.position, self.num_strings = path, 0, 0
+        size = min(path.stat().st_size, MAX_HEADER_BYTES)
         with path.open("rb") as file:
-            self.data = file.read(MAX_HEADER_BYTES)
+            # Mapped: were 20 MB read and freed, the C library would keep as much for later.
+            self.data = mmap(file.fileno(), size, access=ACCESS_READ) if size else b""
 
     def read(self) -> tuple[int, dict[str, Any], dict[str, Stored]]:
         if self.take(4) != b"GGUF":

@@ -51,8 +51,6 @@ def read(
         raise damaged(path, f"{len(scores)} scores of {len(types)} tokens")
     if max(map(len, tokens), default=0) > MAX_NAME_BYTES:
         raise damaged(path, f"a token of more than {MAX_NAME_BYTES} bytes")
-    if len(set(tokens)) < count:
-        raise damaged(path, "a token twice")
     begin, end = value("bos_token_id", int, 1), value("eos_token_id", int, 2)
     unknown = value("unknown_token_id", int, 0)
     for token in (begin, end, unknown):
@@ -74,8 +72,8 @@ def read(
     pieces = spelled(tokens, types)
     if what := unlike_pieces(pieces, types):
         return None, f"its tokenizer has {what}"
-    adds_begin, scores = value("add_bos_token", bool, True), scores[:count].tolist()
-    return make_tokenizer(pieces, scores, settings, types, begin, end, adds_begin), ""
+    adds_begin = value("add_bos_token", bool, True)
+    return make_tokenizer(pieces, scores[:count], settings, types, begin, end, adds_begin), ""
 
 
 def add(writer: Any, tokenizer: LlamaTokenizer, rows: int) -> tuple[list[bytes], list[int]]:

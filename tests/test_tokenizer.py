@@ -294,7 +294,7 @@ def test_a_character_in_bytes_is_streamed_as_one():
 
 def test_only_the_blank_in_front_of_a_text_is_dropped():
     a, blanks = 264, 266  # " a" and "  "
-    assert LLAMA.pieces[a : blanks + 1 : 2] == [b" a", b"  "]
+    assert [*LLAMA.pieces][a : blanks + 1 : 2] == [b" a", b"  "]
     assert LLAMA.decode([a, a]) == "a a"
     assert LLAMA.decode([blanks, a]) == "  a"
     assert LLAMA.decode([1, a, a]) == "a a"

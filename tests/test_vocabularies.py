@@ -99,7 +99,7 @@ def test_run_c_gets_a_token_for_each_row():
         size = int.from_bytes(data[position + 4 : position + 8], "little")
         pieces.append(data[position + 8 : position + 8 + size])
         position += 8 + size
-    names = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *LLAMA.pieces[3:]]
+    names = [b"<unk>", b"\n<s>\n", b"\n</s>\n", *[*LLAMA.pieces][3:]]
     assert pieces == [*names, *(b"[PAD%d]" % row for row in range(268, 300))]
     again = tokenizer_from_bytes(data, "t.bin")
     assert again.to_bytes() == LLAMA.to_bytes()

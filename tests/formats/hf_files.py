@@ -33,7 +33,7 @@ def gpt2_content(tokenizer: BytePairTokenizer) -> dict:
 def any_ids(tokenizer: BytePairTokenizer) -> ByteLevelTokenizer:
     """Its pieces behind a special token, words as Llama 3 has them, and a token to look for."""
     made, begin = byte_level.of_ranks(tokenizer), {"<|begin_of_text|>": 0}
-    pieces = made.tokens[: tokenizer.begin]
+    pieces = [*made.tokens][: tokenizer.begin]
     return ByteLevelTokenizer(
         [*map(str.encode, begin), *pieces, b"<think>"],
         [(left + 1, right + 1) for left, right in made.merges],

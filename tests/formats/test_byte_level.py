@@ -28,7 +28,7 @@ def tokenizer_of(
 ):
     """Special tokens first, then pieces in another order than their merges', then added tokens."""
     trained = of_ranks(TRAINED)
-    pieces = trained.tokens[: TRAINED.begin]
+    pieces = [*trained.tokens][: TRAINED.begin]
     order = random.Random(0).sample(range(len(pieces)), len(pieces))
     place = {old: new for new, old in enumerate(order, start=len(special))}
     tokens = [*map(str.encode, special), *(pieces[old] for old in order), *map(str.encode, added)]

@@ -143,7 +143,7 @@ def test_keys_of_a_llama(path):
     }
     assert tokens[:4] == ["<unk>", "<s>", "</s>", "<0x00>"]
     assert tokens[258:] == ["<0xFF>", "▁", "a", "b", "▁a", "ab", "▁ab", "é", "▁▁"]
-    assert scores == LLAMA.scores
+    assert scores == [*LLAMA.scores]
     assert types == [2, 3, 3] + [6] * 256 + [1] * 8  # unknown, control, byte, normal
 
 

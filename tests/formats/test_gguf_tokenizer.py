@@ -105,8 +105,8 @@ def test_llama_cpp_has_counted_padding_from_1_and_called_special_tokens_user_def
     types = [2, 3, 3] + [6] * 256 + [1] * 8 + [4, 4, 5, 5]
     forge_tokenizer(path, LlamaTokenizer(pieces, scores), token_type=types)
     tokenizer = read(path).tokenizer
-    assert tokenizer.pieces == pieces[:-2]
-    assert tokenizer.types == [*LLAMA.types, CONTROL, CONTROL]
+    assert [*tokenizer.pieces] == pieces[:-2]
+    assert [*tokenizer.types] == [*LLAMA.types, CONTROL, CONTROL]
 
 
 @pytest.mark.parametrize("tokenizer", [TRAINED, LLAMA], ids=["bytes", "llama"])

@@ -157,7 +157,7 @@ def test_what_is_written_is_read_again(round_trip):
     if isinstance(tokenizer, BytePairTokenizer):
         assert again.ranks == tokenizer.ranks
     else:
-        assert again.pieces == tokenizer.pieces
+        assert [*again.pieces] == [*tokenizer.pieces]
     for text in TEXTS:
         assert again.encode(text) == tokenizer.encode(text)
 
