@@ -1,4 +1,4 @@
-"""AdamW over the flat arrays, and the learning-rate schedule.
+"""AdamW over the flat arrays, and the learning-rate schedules.
 
 Explained in lessons/11_adamw.ipynb.
 """
@@ -147,3 +147,25 @@ def cosine_schedule(step: int, lr: float, min_lr: float, warmup: int, num_steps:
         return lr * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
     return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def warmup_stable_decay(
+    step: int, lr: float, min_lr: float, warmup: int, decay: int, num_steps: int
+) -> float:
+    """The learning rate of `step`: a linear warm-up to `lr`, level, and straight down to `min_lr`.
+
+    Hu et al. 2024 (MiniCPM), arXiv 2404.06395, section 4; that the fall be straight: Hägele et al.
+    2024, arXiv 2405.18392, section 3. How long the level part is need not be known before.
+
+    Args:
+        step: from 0.
+        lr: the highest rate, reached when `warmup` steps are done.
+        min_lr: the floor, which the step after the last would have, and all later ones.
+        warmup: how many steps the warm-up takes.
+        decay: how many steps the fall takes, the last of the schedule.
+        num_steps: how many steps the whole schedule takes.
+    """
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    left = min(1.0, max(0, num_steps - step) / max(1, decay))
+    return min_lr + (lr - min_lr) * left

@@ -1,4 +1,4 @@
-"""AdamW against the formula written plainly, its refusals, and the schedule."""
+"""AdamW against the formula written plainly, its refusals, and the schedules."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from adam import AdamW, cosine_schedule, decays
+from adam import AdamW, cosine_schedule, decays, warmup_stable_decay
 from buffers import Buffer
 from errors import RunError
 from layers import tiles
@@ -160,3 +160,21 @@ def test_the_schedule_s_edges():
     assert cosine_schedule(2, 1.0, 0.1, warmup=4, num_steps=2) == 0.75  # ends while it rises
     assert cosine_schedule(9, 1.0, 0.1, warmup=4, num_steps=4) == pytest.approx(0.1)
     assert cosine_schedule(7, 0.3, 0.3, warmup=2, num_steps=10) == pytest.approx(0.3)
+
+
+def test_the_other_schedule_rises_is_level_and_falls_straight():
+    rates = [warmup_stable_decay(step, 1.0, 0.2, 4, 8, num_steps=24) for step in range(30)]
+    np.testing.assert_allclose(rates[:4], [0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_array_equal(rates[4:17], 1.0)  # up to the first step of the fall
+    np.testing.assert_allclose(rates[16:25], np.linspace(1.0, 0.2, 9))
+    np.testing.assert_array_equal(rates[24:], 0.2)
+
+
+def test_the_other_schedule_s_edges():
+    assert warmup_stable_decay(0, 1.0, 0.1, warmup=0, decay=4, num_steps=10) == 1.0
+    assert warmup_stable_decay(2, 1.0, 0.1, warmup=4, decay=9, num_steps=2) == 0.75
+    assert warmup_stable_decay(9, 1.0, 0.1, warmup=0, decay=0, num_steps=10) == 1.0  # no fall
+    assert warmup_stable_decay(10, 1.0, 0.1, warmup=0, decay=0, num_steps=10) == 0.1
+    # A fall that takes more steps than there are begins lower.
+    assert warmup_stable_decay(0, 1.0, 0.0, warmup=0, decay=20, num_steps=10) == 0.5
+    assert warmup_stable_decay(3, 0.3, 0.3, warmup=2, decay=5, num_steps=7) == 0.3

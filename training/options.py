@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from adam import cosine_schedule
+from adam import cosine_schedule, warmup_stable_decay
 from errors import UserError, at_least
 from formats.checkpoint import described, find_whole, list_checkpoints
 from load import Source, fits, open_model, tell_spare_rows
@@ -76,6 +76,8 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
         raise UserError(f"there is no preset {args.preset!r}; choose from {known}")
     if args.warmup is None:
         args.warmup = args.steps // 10
+    if args.cooldown is None:
+        args.cooldown = args.steps // 2
     if not args.out:
         suffixes = itertools.chain([""], (f"-{n}" for n in itertools.count(2)))
         name = source.name if source else args.preset
@@ -97,7 +99,9 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
 def learning_rate(args: argparse.Namespace, step: int) -> float:
     """The learning rate of a step, from 0, as the settings of a run have it."""
     steps = args.decay_steps or args.steps
-    return cosine_schedule(step, args.lr, args.min_lr, args.warmup, steps)
+    if args.schedule == "cosine":
+        return cosine_schedule(step, args.lr, args.min_lr, args.warmup, steps)
+    return warmup_stable_decay(step, args.lr, args.min_lr, args.warmup, args.cooldown, steps)
 
 
 def tell_schedule(args: argparse.Namespace, before: argparse.Namespace, step: int) -> None:
@@ -263,6 +267,19 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         type=at_least(0.0),
         default=0.0,
         help=f"what the learning rate falls to, just after the last of --decay-steps {default}",
+    )
+    optimiser.add_argument(
+        "--schedule",
+        choices=("cosine", "wsd"),
+        default="cosine",
+        help="how the learning rate falls: along a cosine from the warm-up on, or straight, after "
+        f"it was level (warm-up, stable, decay) {default}",
+    )
+    optimiser.add_argument(
+        "--cooldown",
+        type=at_least(0),
+        metavar="N",
+        help="steps that the fall takes with --schedule wsd (default: half of --steps)",
     )
     optimiser.add_argument(
         "--warmup",

@@ -141,6 +141,8 @@ def test_the_memory_is_told_exactly(program, small, tmp_path):
         (["--beta1", 1], ["--beta1", "below 1"]),
         (["--beta2", 1.5], ["--beta2", "1.5"]),
         (["--min-lr", 1, "--lr", 0.1], ["--min-lr", "above --lr"]),
+        (["--schedule", "linear"], ["--schedule", "linear", "wsd"]),
+        (["--schedule", "wsd", "--cooldown", -1], ["--cooldown", "-1"]),
         (["--prompt", "much too long for sixteen tokens, " * 5], ["--prompt", "16"]),
         (["--memory-map", "map.xyz"], ["map.xyz", "png"]),
         (["--batch-size", 9000], ["batch of 9000 x 16", "lower"]),  # the corpus is too small

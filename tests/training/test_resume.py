@@ -71,6 +71,30 @@ def test_what_more_steps_do_to_the_learning_rate_is_told(program, small, tmp_pat
     assert [float(row["learning_rate"]) for row in rows(tmp_path / "other")[4:]] == [1e-5] * 4
 
 
+def test_a_level_learning_rate_stays_where_more_steps_are_added(program, small, tmp_path):
+    """Until it falls nothing depends on how long the run is to be; the fall keeps its length."""
+    options = ["--schedule", "wsd", "--warmup", 0, "--cooldown", 2, "--lr", 1e-3]
+    program("gpt2_train", *small, "--steps", 8, *options)
+    whole = losses(tmp_path / "run")
+    short = [*small[:-1], tmp_path / "short"]
+    program("gpt2_train", *short, "--steps", 6, "--save-every", 2, "--keep", 3, *options)
+    assert losses(tmp_path / "short")[:5] == whole[:5]
+    level = tmp_path / "short" / "checkpoint-00000004.npz"
+    _, out, _ = program("gpt2_train", "--resume", level, "--steps", 8)
+    assert "goes on at" not in out
+    assert losses(tmp_path / "short") == whole
+    rates = [float(row["learning_rate"]) for row in rows(tmp_path / "short")]
+    assert rates == pytest.approx([1e-3] * 7 + [5e-4])
+
+
+def test_a_fall_that_has_begun_is_told_where_more_steps_are_added(program, small, tmp_path):
+    options = ["--schedule", "wsd", "--warmup", 0, "--cooldown", 2, "--lr", 1e-3]
+    program("gpt2_train", *small, "--steps", 4, *options)
+    _, out, _ = program("gpt2_train", "--resume", tmp_path / "run", "--steps", 8)
+    assert "goes on at 1.00e-03" in out
+    assert "4 it was 0.00e+00; --decay-steps 4 keeps" in out
+
+
 def test_a_corpus_that_has_moved_can_be_named(program, small, corpus, tmp_path):
     moved = shutil.copytree(corpus, tmp_path / "data")
     program("gpt2_train", *small[:-3], moved, *small[-2:], "--steps", 1)
