@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from layers.exp import unbounded_exp
 from layers.shapes import check_shapes
 from layers.tiles import row_tiles, run_tiles, scratch
 
@@ -29,8 +30,9 @@ def gelu_forward(out: np.ndarray, x: np.ndarray) -> None:
 
     def work(rows: slice) -> None:
         o, xr = out[rows], x[rows]
-        gelu_cdf(o, xr)
-        o *= xr
+        _exp(o, xr)
+        o += 1
+        np.divide(xr, o, out=o)
 
     run_tiles(work, row_tiles(x))
 
@@ -55,41 +57,41 @@ def gelu_backward(dx: np.ndarray, dout: np.ndarray, x: np.ndarray) -> None:
 
 
 def gelu_cdf(out: np.ndarray, x: np.ndarray) -> None:
-    """out = (1 + tanh(u)) / 2, for one tile."""
-    _tanh(out, x)
+    """out = (1 + tanh(u)) / 2 = 1 / (1 + exp(-2u)), for one tile."""
+    _exp(out, x)
     out += 1
-    out *= 0.5
+    np.reciprocal(out, out=out)
 
 
 def gelu_slope(slope: np.ndarray, cdf: np.ndarray, spare: np.ndarray, x: np.ndarray) -> None:
-    """slope = dy/dx = cdf (1 + (1 - t) x du/dx), with cdf = (1 + t)/2 and t = tanh(u).
+    """slope = dy/dx = cdf (1 + (1 - cdf) x 2 du/dx), for one tile.
 
-    For one tile. From dy/dx = (1 + t)/2 + x (1 - t^2)/2 du/dx, since 1 - t^2 = (1 + t)(1 - t);
-    du/dx = SCALE (1 + 3 CUBIC x^2).
+    The cdf is sigmoid(2u), and sigmoid' = sigmoid (1 - sigmoid); du/dx = SCALE (1 + 3 CUBIC x^2).
 
     Args:
         slope, cdf: written.
         spare: overwritten.
         x: as the others, of any shape.
     """
-    t, x_du = cdf, spare
-    _tanh(t, x)
+    exp, x_du = slope, spare
+    _exp(exp, x)
+    np.clip(exp, 0, 1e30, out=exp)  # infinity times a cdf of 0 would be no number
+    np.add(exp, 1, out=cdf)
+    np.reciprocal(cdf, out=cdf)
     np.multiply(x, x, out=x_du)
-    x_du *= 3 * SCALE * CUBIC
-    x_du += SCALE
+    x_du *= 6 * SCALE * CUBIC
+    x_du += 2 * SCALE
     x_du *= x
-    np.subtract(1, t, out=slope)
+    np.multiply(exp, cdf, out=slope)  # 1 - cdf, but exact where the cdf is nearly 1
     slope *= x_du
     slope += 1
-    cdf += 1
-    cdf *= 0.5
     slope *= cdf
 
 
-def _tanh(out: np.ndarray, x: np.ndarray) -> None:
-    """out = tanh(u)."""
+def _exp(out: np.ndarray, x: np.ndarray) -> None:
+    """out = exp(-2u), for one tile."""
     np.multiply(x, x, out=out)
-    out *= SCALE * CUBIC
-    out += SCALE
+    out *= -2 * SCALE * CUBIC
+    out -= 2 * SCALE
     out *= x
-    np.tanh(out, out=out)
+    unbounded_exp(out)

@@ -1,12 +1,13 @@
 """SwiGLU, the gated activation of Llama (Shazeer 2020, arXiv 2002.05202, section 2).
 
-out = silu(gate) up        silu(x) = x sigmoid(x)        sigmoid(x) = (1 + tanh(x/2)) / 2
+out = silu(gate) up        silu(x) = x sigmoid(x)        sigmoid(x) = 1 / (1 + exp(-x))
 
 Derived in lessons/15_llama2.ipynb.
 """
 
 import numpy as np
 
+from layers.exp import unbounded_exp
 from layers.shapes import check_shapes
 from layers.tiles import row_tiles, run_tiles, scratch
 
@@ -23,8 +24,10 @@ def swiglu_forward(out: np.ndarray, gate: np.ndarray, up: np.ndarray) -> None:
 
     def work(rows: slice) -> None:
         o, gr = out[rows], gate[rows]
-        _sigmoid(o, gr)
-        o *= gr
+        np.negative(gr, out=o)
+        unbounded_exp(o)
+        o += 1
+        np.divide(gr, o, out=o)
         o *= up[rows]
 
     run_tiles(work, row_tiles(gate))
@@ -49,7 +52,10 @@ def swiglu_backward(
     def work(rows: slice) -> None:
         gr, do, du = gate[rows], dout[rows], dup[rows]
         s, derivative = scratch(gate.dtype, gr.shape, gr.shape)
-        _sigmoid(s, gr)
+        np.negative(gr, out=s)
+        unbounded_exp(s)
+        s += 1
+        np.reciprocal(s, out=s)
         np.subtract(1, s, out=derivative)
         derivative *= gr
         derivative += 1
@@ -60,11 +66,3 @@ def swiglu_backward(
         np.multiply(do, derivative, out=dgate[rows])
 
     run_tiles(work, row_tiles(gate))
-
-
-def _sigmoid(out: np.ndarray, x: np.ndarray) -> None:
-    """1 / (1 + exp(-x)), but by tanh, which cannot overflow."""
-    np.multiply(x, 0.5, out=out)
-    np.tanh(out, out=out)
-    out += 1
-    out *= 0.5
