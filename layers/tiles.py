@@ -27,16 +27,15 @@ TILE = 128 * 1024
 PRODUCT = 2 * 1024 * 1024
 
 
-@functools.cache
 def num_threads() -> int:
-    """The number of threads: as many as NumPy's BLAS was going to use.
+    """The number of threads: as many as NumPy's BLAS was going to use; 1 within `run_parts`.
 
     The environment variable OMP_NUM_THREADS sets it; by default it is every core. From the first
     call on, BLAS itself keeps to the thread that calls it: matrix products are cut into slices, as
     everything else is. Its own threads would be no faster, and they go on running for a while after
     each product, in the way of ours: attention took 1.7 times as long, small models a fifth longer.
     """
-    return _limit_blas()[0]
+    return 1 if _thread.alone else _limit_blas()[0]
 
 
 @functools.cache
@@ -131,11 +130,30 @@ def run_products(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     return [work(item) for item in items] if _limit_blas()[1] else run_tiles(work, items)
 
 
-class _Memory(threading.local):
+def run_parts(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """The same where `work` takes long and calls layers: each call stays on its thread.
+
+    Within, nothing is shared out further: no thread waits for another one before the end.
+    """
+
+    def alone(item: Any) -> Any:
+        _thread.alone = True
+        try:
+            return work(item)
+        finally:
+            _thread.alone = False
+
+    return run_products(alone, items)
+
+
+class _Thread(threading.local):
+    """What each thread has of its own."""
+
     block = np.empty(0, np.uint8)
+    alone = False
 
 
-_memory = _Memory()
+_thread = _Thread()
 
 
 def scratch(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -149,9 +167,9 @@ def scratch(dtype: np.dtype, *shapes: tuple[int, ...]) -> list[np.ndarray]:
     for shape in shapes:
         starts.append(end)
         end += -(-math.prod(shape) * dtype.itemsize // 64) * 64
-    if _memory.block.size < end:
-        _memory.block = np.empty(end, np.uint8)
-    block = _memory.block
+    if _thread.block.size < end:
+        _thread.block = np.empty(end, np.uint8)
+    block = _thread.block
     places = zip(shapes, starts, strict=True)
     return [np.ndarray(shape, dtype, block, start) for shape, start in places]
 

@@ -45,6 +45,7 @@ from models.model import (
     check_positive,
     split_heads,
 )
+from models.parts import backward_in_parts, forward_in_parts
 from models.rotations import check_scaling, make_rotations
 
 
@@ -254,6 +255,7 @@ class Gemma3(Model):
                 tensor[...] = rng.standard_normal(tensor.shape, tensor.dtype)
                 tensor *= 0.02
 
+    @forward_in_parts
     def forward(
         self,
         tokens: np.ndarray,
@@ -310,6 +312,7 @@ class Gemma3(Model):
         self._remember(tokens, targets, start)
         return float(a.losses.mean())
 
+    @backward_in_parts
     def backward(self, dloss: float = 1.0) -> None:
         """Fill `grads` with the derivatives of the last forward pass's loss, or add to them.
 

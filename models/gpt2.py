@@ -26,6 +26,7 @@ from layers.gelu import gelu_backward, gelu_forward
 from layers.layernorm import layernorm_backward, layernorm_forward
 from layers.linear import linear_backward, linear_forward
 from models.model import FORWARD_ONLY, Model, check_counts, split_heads
+from models.parts import backward_in_parts, forward_in_parts
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class GPT2(Model):
                 tensor.fill(1 if name in ("ln1w", "ln2w", "lnfw") else 0)
         self.params.wte[self.config.vocab_size :] = 0
 
+    @forward_in_parts
     def forward(
         self,
         tokens: np.ndarray,
@@ -229,6 +231,7 @@ class GPT2(Model):
         self._remember(tokens, targets, start)
         return float(a.losses.mean())
 
+    @backward_in_parts
     def backward(self, dloss: float = 1.0) -> None:
         """Fill `grads` with the derivatives of the last forward pass's loss, or add to them.
 

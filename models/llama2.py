@@ -38,6 +38,7 @@ from models.model import (
     check_positive,
     split_heads,
 )
+from models.parts import backward_in_parts, forward_in_parts
 from models.rotations import check_scaling, make_rotations
 
 
@@ -248,6 +249,7 @@ class Llama2(Model):
                 tensor[...] = rng.standard_normal(tensor.shape, tensor.dtype)
                 tensor *= projection_std if name in ("wo", "w2") else std
 
+    @forward_in_parts
     def forward(
         self,
         tokens: np.ndarray,
@@ -302,6 +304,7 @@ class Llama2(Model):
         self._remember(tokens, targets, start)
         return float(a.losses.mean())
 
+    @backward_in_parts
     def backward(self, dloss: float = 1.0) -> None:
         """Fill `grads` with the derivatives of the last forward pass's loss, or add to them.
 

@@ -51,6 +51,9 @@ class Model:
     Attributes:
         passes: how many forward passes there were. Who left something in the buffers can see from
             it whether it is still there.
+        parts: the models that share the last batch, if several do; see models/parts.py.
+        more_grads: their gradients, but the first one's.
+        first_row: of the batch's N rows the first that this one has.
 
     Raises:
         UserError: `seq_len` above `config.seq_len`.
@@ -85,7 +88,9 @@ class Model:
         self.rows = rows or batch_size * self.seq_len
         self.recompute = recompute
         self.acts = Buffer(config.act_shapes(batch_size, self.seq_len, self.rows, recompute), dtype)
-        self.passes = 0
+        self.passes = self.first_row = 0
+        self.parts: list[Model] = []
+        self.more_grads: list[Buffer] = []
         self._cuts: dict[tuple[int, int], SimpleNamespace] = {}
         self._accumulate = False
         self._batch: tuple[np.ndarray, np.ndarray] | None = None

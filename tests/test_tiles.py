@@ -16,7 +16,7 @@ from layers.tiles import run_tiles, shares, slices
 @pytest.fixture(params=[1, 2, 5])
 def threads(request, monkeypatch):
     """As if BLAS used so many threads."""
-    monkeypatch.setattr(tiles, "num_threads", lambda: request.param)
+    monkeypatch.setattr(tiles, "_limit_blas", lambda: (request.param, False))
     tiles._helpers.cache_clear()
     yield request.param
     for _ in range(request.param - 1):

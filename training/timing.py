@@ -7,6 +7,7 @@ import functools
 import itertools
 import statistics
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -82,10 +83,12 @@ class Profile:
     def __init__(
         self, model: Model, optimizer: AdamW, take_step: Callable[[], Any], count: int = 5
     ) -> None:
-        self._buffers = model.params, model.grads
+        self._model = model
         self._calls: list[tuple[str, str, float]] = []  # layer, direction, seconds
         self._products: list[tuple[str, float, int]] = []  # layer, seconds of a thread, operations
-        self._layer = ""
+        self._threads = num_threads()
+        # What each thread is at. Only one of several models that share a batch has it to itself.
+        self._layers: dict[int | None, str] = {}
         # The layers are what the model's module has imported.
         module = sys.modules[type(model).__module__]
         layers = {
@@ -134,14 +137,20 @@ class Profile:
     def _timed(self, function: Callable, layer: str, direction: str) -> Callable:
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            self._layer = f"{layer} {self._parameter(args)}".rstrip()
+            name = self._layers[self._thread()] = f"{layer} {self._parameter(args)}".rstrip()
             begin = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
-                self._calls.append((self._layer, direction, time.perf_counter() - begin))
+                # What has only one of the threads takes so little of the machine's time.
+                spent = (time.perf_counter() - begin) * num_threads() / self._threads
+                self._calls.append((name, direction, spent))
 
         return timed
+
+    def _thread(self) -> int | None:
+        """The thread that has a layer to itself; None where all share one."""
+        return threading.get_ident() if num_threads() < self._threads else None
 
     def _timed_matmul(self) -> Callable:
         matmul = np.matmul
@@ -150,14 +159,17 @@ class Profile:
             begin = time.perf_counter()
             out = matmul(a, b, **kwargs)
             seconds = time.perf_counter() - begin
-            self._products.append((self._layer, seconds, 2 * out.size * a.shape[-1]))
+            layer = self._layers[self._thread()]
+            self._products.append((layer, seconds, 2 * out.size * a.shape[-1]))
             return out
 
         return timed
 
     def _parameter(self, args: tuple) -> str:
         """The name of the first of a layer's parameters; "" if it has none."""
-        for array, buffer in itertools.product(args, self._buffers):
+        model = self._model
+        buffers = model.params, model.grads, *model.more_grads
+        for array, buffer in itertools.product(args, buffers):
             if np.may_share_memory(array, buffer.flat):
                 offset = (array.ctypes.data - buffer.flat.ctypes.data) // buffer.flat.itemsize
                 where = extents(buffer.shapes).items()
@@ -175,8 +187,8 @@ class Profile:
         figures["step", "all"] = seconds
         for layer, spent, operations in self._products:
             # Every thread has a core: what is spent by one of two is half of the machine's time.
-            figures[layer, "products"] += spent / num_threads()
-            figures["step", "products"] += spent / num_threads()
+            figures[layer, "products"] += spent / self._threads
+            figures["step", "products"] += spent / self._threads
             figures["step", "operations"] += operations
         self._calls.clear()
         self._products.clear()

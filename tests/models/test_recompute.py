@@ -209,7 +209,7 @@ def test_a_step_allocates_no_activation(monkeypatch, config):
     step leaves behind, must not hold an activation either.
     """
     monkeypatch.setattr(tiles, "num_threads", lambda: 1)
-    monkeypatch.setattr(tiles, "_memory", tiles._Memory())  # not what other tests left
+    monkeypatch.setattr(tiles, "_thread", tiles._Thread())  # not what other tests left
     B, T = 8, 256
     model = new_model(config, B)
     optimizer = AdamW(model.params, model.grads)
