@@ -11,7 +11,11 @@ import numpy as np
 import own_imports
 from buffers import Buffer, extents
 from errors import DivergedError
-from layers.tiles import row_tiles, run_tiles, scratch, slices, tile_count
+from layers.tiles import TILE, row_tiles, run_tiles, scratch, slices, tile_count
+
+# Elements in a tile: measured with two threads, with half as many they take 1.2 times as long, as
+# they wait for each other more often.
+UPDATE_TILE = 2 * TILE
 
 
 class AdamW:
@@ -66,7 +70,7 @@ class AdamW:
             (slice(start + tile.start, start + tile.stop), decays(name))
             for name, (start, stop) in places.items()
             if start < stop
-            for tile in slices(stop - start, tile_count(stop - start))
+            for tile in slices(stop - start, tile_count(stop - start, most=UPDATE_TILE))
         ]
 
     def step(self, lr: float | None = None, max_norm: float = math.inf) -> float:

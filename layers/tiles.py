@@ -196,13 +196,13 @@ def shares(length: int, multiplications: int) -> list[slice]:
     return slices(length, num_threads() if several else 1)
 
 
-def tile_count(size: int, worth: int = TILE) -> int:
-    """How many tiles to make of `size` elements: each fits `TILE`, and every thread gets some.
+def tile_count(size: int, most: int = TILE) -> int:
+    """How many tiles to make of `size` elements: each fits `most`, and every thread gets some.
 
-    Below `worth` elements, handing some of them to another thread takes longer than it saves.
+    Below `TILE` elements, handing some of them to another thread takes longer than it saves.
     """
-    count = -(-size // TILE)
-    if size <= worth:
+    count = -(-size // most)
+    if size <= TILE:
         return count
     return -(-count // num_threads()) * num_threads()
 
