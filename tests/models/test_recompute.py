@@ -242,5 +242,5 @@ def test_a_step_allocates_no_activation(monkeypatch, config):
     activation = model.acts.att[0].nbytes
     assert activation >= 4 * tiles.TILE * 4  # or the comparison below says nothing
     assert peak - before < activation
-    assert tiles._memory.block.nbytes < activation
+    assert tiles._thread.block.nbytes < activation
     assert growth < 10_000
