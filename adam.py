@@ -4,7 +4,7 @@ Explained in lessons/11_adamw.ipynb.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -37,11 +37,12 @@ class AdamW:
         part: the elements of the flat arrays that this optimiser updates; by default all. Several
             processes can share the work and the moments' memory, each with a part of its own
             (Rajbhandari et al. 2020, arXiv 1910.02054, section 5.1: ZeRO, stage 1).
+        names: the tensors that this optimiser updates; by default all.
         total: makes one number, the same for all, of what each of those processes has found: the
             sum where each has a part, the mean where each has all.
 
     Attributes:
-        m, v: the moments of the part, flat.
+        m, v: the moments of what is updated, flat.
     """
 
     def __init__(
@@ -53,25 +54,28 @@ class AdamW:
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         part: slice | None = None,
+        names: Collection[str] | None = None,
         total: Callable[[float], float] = float,
     ) -> None:
         self.params, self.grads = params, grads
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.part, self.total = part or slice(0, params.flat.size), total
-        first, last = self.part.start, self.part.stop
-        self.m, self.v = (np.zeros(last - first, params.flat.dtype) for _ in range(2))
         self.num_steps = 0
-        # Tensor by tensor, because some decay and some do not.
-        places = {
-            name: (max(start, first), min(stop, last))
-            for name, (start, stop) in extents(params.shapes).items()
-        }
-        self._tiles = [
-            (slice(start + tile.start, start + tile.stop), decays(name))
-            for name, (start, stop) in places.items()
-            if start < stop
-            for tile in slices(stop - start, tile_count(stop - start, most=UPDATE_TILE))
-        ]
+        # Tensor by tensor, because some decay and some do not; the moments lie one after another.
+        self._tiles, size = [], 0
+        for name, (start, stop) in extents(params.shapes).items():
+            start, stop = max(start, self.part.start), min(stop, self.part.stop)
+            if start < stop and (names is None or name in names):
+                for tile in slices(stop - start, tile_count(stop - start, most=UPDATE_TILE)):
+                    own, moments = (slice(n + tile.start, n + tile.stop) for n in (start, size))
+                    self._tiles.append((own, moments, decays(name)))
+                size += stop - start
+        self.m, self.v = (np.zeros(size, params.flat.dtype) for _ in range(2))
+
+    @property
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint needs besides the parameters, and the number of steps: by name."""
+        return {"m": self.m, "v": self.v}
 
     def step(self, lr: float | None = None, max_norm: float = math.inf) -> float:
         """Update the parameters from the gradients, clipped to a global norm of `max_norm`.
@@ -91,18 +95,20 @@ class AdamW:
         if not math.isfinite(norm):
             raise DivergedError(f"the gradient norm is {norm}")
         self.num_steps += 1
-        lr = self.lr if lr is None else lr
-        clip = min(1.0, max_norm / (norm + 1e-6))
+        self._update(self.lr if lr is None else lr, min(1.0, max_norm / (norm + 1e-6)))
+        return norm
+
+    def _update(self, lr: float, clip: float) -> None:
+        """Update the parameters from `clip` times the gradients."""
         beta1, beta2 = self.betas
         # Both bias corrections, taken out of the loop over the elements.
         correction1 = 1 - beta1**self.num_steps
         correction2 = math.sqrt(1 - beta2**self.num_steps)
 
-        def work(item: tuple[slice, bool]) -> None:
-            tile, decay = item
-            p, g = self.params.flat[tile], self.grads.flat[tile]
-            own = slice(tile.start - self.part.start, tile.stop - self.part.start)
-            m, v = self.m[own], self.v[own]
+        def work(item: tuple[slice, slice, bool]) -> None:
+            own, moments, decay = item
+            p, g = self.params.flat[own], self.grads.flat[own]
+            m, v = self.m[moments], self.v[moments]
             (x,) = scratch(p.dtype, p.shape)
             np.multiply(g, (1 - beta1) * clip, out=x)
             m *= beta1
@@ -120,10 +126,9 @@ class AdamW:
             p -= x
 
         run_tiles(work, self._tiles)
-        return norm
 
     def grad_norm(self) -> float:
-        """The Euclidean norm of all gradients together."""
+        """The Euclidean norm of all gradients of the part together."""
         g = self.grads.flat[self.part]
         squares = run_tiles(lambda tile: float(np.dot(g[tile], g[tile])), row_tiles(g))
         return math.sqrt(self.total(sum(squares)))

@@ -55,6 +55,11 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
             parser.set_defaults(**vars(saved))
             args = parser.parse_args()
             args.out = source.path.parent
+            if args.optimizer != saved.optimizer:
+                raise UserError(
+                    f"{args.resume} is a run of {saved.optimizer}, whose state it goes on with; "
+                    "leave out --optimizer, or begin a run from its parameters by --init-from"
+                )
             if args.batch_size is None:
                 args.batch_size, rest = divmod(int(meta["batch_size"]), ranks.size)
                 if rest:
@@ -68,8 +73,10 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
                     f"{args.resume} has done its {step} steps; give a higher --steps to go on"
                 )
             tell_schedule(args, parser.parse_args([]), step)
+        check_zero(args)
         return args, source
 
+    check_zero(args)
     args.preset = args.preset or next(iter(family.presets))
     if args.preset not in family.presets:
         known = ", ".join(family.presets)
@@ -94,6 +101,19 @@ def read_arguments(kind: str, ranks: Ranks) -> tuple[argparse.Namespace, Source 
             "another --out"
         )
     return args, source
+
+
+def check_zero(args: argparse.Namespace) -> None:
+    """Refuse to cut the matrices that Muon needs whole.
+
+    Raises:
+        UserError: that was asked for.
+    """
+    if args.zero and args.optimizer == "muon":
+        raise UserError(
+            "--zero gives each rank a part of every number, and --optimizer muon needs whole "
+            "matrices; leave out one of them"
+        )
 
 
 def learning_rate(args: argparse.Namespace, step: int) -> float:
@@ -253,6 +273,13 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
     )
 
     optimiser = parser.add_argument_group("the optimiser")
+    optimiser.add_argument(
+        "--optimizer",
+        choices=("adamw", "muon"),
+        default="adamw",
+        help="AdamW; or Muon for matrices, which learns more in a step that takes longer, and AdamW "
+        f"for all else {default}",
+    )
     optimiser.add_argument(
         "--steps", type=at_least(1), default=700, metavar="N", help=f"in all {default}"
     )

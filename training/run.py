@@ -33,6 +33,7 @@ from formats.tokenizer_files import find_tokenizer, load_tokenizer
 from load import fill, model_meta
 from models import FAMILIES
 from models.model import Model
+from muon import Muon, part_shapes
 from sampler import generate
 from tokenizer import Tokenizer
 from training.corpus import find_corpus, fit_to_text
@@ -255,18 +256,21 @@ class Run:
 
     def _write_checkpoint(self, meta: dict[str, Any]) -> None:
         """Write a checkpoint of parameters and moments as they are."""
-        params, m, v = self.model.params.flat, self.optimizer.m, self.optimizer.v
+        params, state = self.model.params.flat, self.optimizer.state
         if self.args.zero:
-            m, v = (Pieces(params.size, self.ranks.collect(part, params.size)) for part in (m, v))
+            state = {
+                name: Pieces(params.size, self.ranks.collect(part, params.size))
+                for name, part in state.items()
+            }
         if self.ranks.rank == 0:
-            arrays = {"params": params, "m": m, "v": v}
+            arrays = {"params": params, **state}
             # What a run did not go on from is broken, or has gone another way: it is not kept.
             keeping = self.saved_step and self.args.keep and self._last == self._newest
             older = self.args.out / OLDER.format(self.saved_step)
             save_checkpoint(self._newest, meta, arrays, older if keeping else None)
             drop_older(self.args.out, self.saved_step, self.args.keep)
         elif self.args.zero:
-            for _ in itertools.chain(m.pieces, v.pieces):
+            for _ in itertools.chain.from_iterable(each.pieces for each in state.values()):
                 pass  # rank 0 gets nothing: this is what sends it this rank's
         self.saved_step, self._last = meta["step"], self._newest
 
@@ -297,8 +301,10 @@ class Run:
         """Go to where the run was when a checkpoint was saved."""
         params, optimizer = self.model.params.flat, self.optimizer
         load_arrays(path, {"params": params})
-        moments = {"m": optimizer.m, "v": optimizer.v}
-        load_arrays(path, moments, optimizer.part.start, params.size)
+        if self.args.zero:
+            load_arrays(path, optimizer.state, optimizer.part.start, params.size)
+        else:
+            load_arrays(path, optimizer.state)
         with described(path) as meta:
             self.step = self.saved_step = self._tried_step = optimizer.num_steps = int(meta["step"])
             self.batches.restore(meta["loader"])
@@ -361,10 +367,15 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
         raise UserError(f"--prompt has more tokens than the {T} that the model sees; shorten it")
     num_params = num_elements(params)
     part = ranks.part(num_params) if args.zero else slice(0, num_params)
-    moments = {"part": (part.stop - part.start,)} if args.zero else params
+    matrices, moments = {}, params
+    if args.optimizer == "muon":
+        matrices, moments = part_shapes(params)
+    elif args.zero:
+        moments = {"part": (part.stop - part.start,)}
     buffers = {
         "parameters": params,
         "gradients": params,
+        **({"Muon's momentum": matrices} if matrices else {}),
         "Adam's m": moments,
         "Adam's v": moments,
         "activations": acts,
@@ -385,6 +396,14 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
     }
     seed = None if source else args.seed
     model = FAMILIES[kind].model(config, B, T, seed=seed, recompute=args.recompute)
+    # Without --zero all ranks have the same gradients, but, with other threads, not quite the same
+    # norm.
+    total = ranks.total if args.zero else ranks.mean
+    settings = {"betas": (args.beta1, args.beta2), "weight_decay": args.weight_decay}
+    if args.optimizer == "muon":
+        optimizer = Muon(model.params, model.grads, total=total, **settings)
+    else:
+        optimizer = AdamW(model.params, model.grads, part=part, total=total, **settings)
     run = Run(
         kind=kind,
         args=args,
@@ -392,16 +411,7 @@ def prepare(kind: str, ranks: Ranks) -> Run | None:
         corpus=folder,
         tokenizer=tokenizer,
         model=model,
-        optimizer=AdamW(
-            model.params,
-            model.grads,
-            betas=(args.beta1, args.beta2),
-            weight_decay=args.weight_decay,
-            part=part,
-            # Without --zero all have the same gradients, but, with other threads, not quite the
-            # same norm.
-            total=ranks.total if args.zero else ranks.mean,
-        ),
+        optimizer=optimizer,
         batches=DataLoader(folder / "train_*.bin", B, T, **shards),
         val_batches=DataLoader(
             folder / "val_*.bin", B, T, shuffle=False, drop_last=False, **shards

@@ -70,13 +70,13 @@ class Profile:
 
     Args:
         model: of any family.
-        optimizer: its AdamW.
+        optimizer: its AdamW or Muon.
         take_step: one step of training.
         count: how many. One more, before them, pays for memory.
 
     Attributes:
         figures: {(layer, what): median over the steps}, in seconds. What a layer has is "forward",
-            "backward" (AdamW: "update"), "all" and "products", the part of it that multiplies
+            "backward" (the optimiser: "update"), "all" and "products", the part of it that multiplies
             matrices; "step" is all layers, and also has "operations".
     """
 
@@ -96,7 +96,7 @@ class Profile:
             for name, function in vars(module).items()
             if name.endswith(("_forward", "_backward"))
         }
-        step = self._timed(optimizer.step, "AdamW", "update")
+        step = self._timed(optimizer.step, type(optimizer).__name__, "update")
         take_step()
         steps = []
         with ExitStack() as replaced:
