@@ -54,8 +54,8 @@ class Muon(AdamW):
     momentum; embeddings, a classifier of its own, norms and biases are updated by AdamW, with the
     same learning rate. The gradients of matrices are used up: they become their updates.
 
-    PyTorch multiplies in bfloat16 here, whose 8 bits change an update by a few per cent in norm;
-    this computes in the type of the parameters.
+    PyTorch makes these products in bfloat16, whose 8 bits change an update by about a hundredth of
+    its norm (1.2 % of a random 128 x 512 matrix's); here they are in the type of the parameters.
 
     Args:
         params, grads, lr, betas, eps, weight_decay: as AdamW's.

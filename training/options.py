@@ -277,8 +277,8 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
         "--optimizer",
         choices=("adamw", "muon"),
         default="adamw",
-        help="AdamW; or Muon for matrices, which learns more in a step that takes longer, and AdamW "
-        f"for all else {default}",
+        help="AdamW; or Muon for matrices and AdamW for all else: it learns more in a step, which "
+        f"takes longer {default}",
     )
     optimiser.add_argument(
         "--steps", type=at_least(1), default=700, metavar="N", help=f"in all {default}"

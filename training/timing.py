@@ -76,8 +76,8 @@ class Profile:
 
     Attributes:
         figures: {(layer, what): median over the steps}, in seconds. What a layer has is "forward",
-            "backward" (the optimiser: "update"), "all" and "products", the part of it that multiplies
-            matrices; "step" is all layers, and also has "operations".
+            "backward" (the optimiser: "update"), "all" and "products", the part of it that
+            multiplies matrices; "step" is all layers, and also has "operations".
     """
 
     def __init__(

@@ -266,3 +266,9 @@ def test_a_signal_to_one_rank_stops_all_and_loses_nothing(
     train(2, "run")
     train(2, "whole", *zero, "--batch-size", 2, "--steps", 30)
     assert np.array_equal(losses(tmp_path / "run"), losses(tmp_path / "whole"), True)
+
+
+def test_ranks_train_with_muon_as_one_does(train, tmp_path):
+    for ranks in (1, 2):
+        train(ranks, f"{ranks}", "--batch-size", 4 // ranks, "--optimizer", "muon")
+    np.testing.assert_allclose(losses(tmp_path / "2"), losses(tmp_path / "1"), rtol=0, atol=1e-3)

@@ -260,3 +260,23 @@ def test_a_best_loss_that_cannot_be_is_none(program, stopped):
         status, out, err = program("gpt2_train", "--resume", folder, "--steps", steps)
         assert (status, err) == (0, "")
         assert f"at step {steps}" in out  # the last was validated, and so is the best
+
+
+def test_muon_goes_on_to_the_bit(program, small, tmp_path):
+    muon = [*small, "--optimizer", "muon", "--decay-steps", 6, "--warmup", 1]
+    program("gpt2_train", *muon, "--steps", 3)
+    assert program("gpt2_train", "--resume", tmp_path / "run", "--steps", 6)[0] == 0
+    program("gpt2_train", *muon, "--steps", 6, "--out", tmp_path / "whole")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    program("gpt2_train", *small, "--steps", 6, "--out", tmp_path / "adamw")
+    assert losses(tmp_path / "run")[-1] != losses(tmp_path / "adamw")[-1]
+
+
+def test_a_run_keeps_its_optimiser(program, small, tmp_path):
+    program("gpt2_train", *small, "--steps", 2)
+    said = refused(program, "--resume", tmp_path / "run", "--steps", 3, "--optimizer", "muon")
+    assert "is a run of adamw, whose state it goes on with; leave out --optimizer" in said
+
+
+def test_muon_needs_whole_matrices(program, small):
+    assert "leave out one of them" in refused(program, *small, "--zero", "--optimizer", "muon")
