@@ -263,12 +263,12 @@ def test_a_best_loss_that_cannot_be_is_none(program, stopped):
 
 
 def test_muon_goes_on_to_the_bit(program, small, tmp_path):
-    muon = [*small, "--optimizer", "muon", "--decay-steps", 6, "--warmup", 1]
+    muon = [*small, "--optimizer", "muon", "--decay-steps", 6, "--warmup", 1, "--val-every", 3]
     program("gpt2_train", *muon, "--steps", 3)
     assert program("gpt2_train", "--resume", tmp_path / "run", "--steps", 6)[0] == 0
     program("gpt2_train", *muon, "--steps", 6, "--out", tmp_path / "whole")
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
-    program("gpt2_train", *small, "--steps", 6, "--out", tmp_path / "adamw")
+    program("gpt2_train", *small, "--steps", 6, "--val-every", 3, "--out", tmp_path / "adamw")
     assert losses(tmp_path / "run")[-1] != losses(tmp_path / "adamw")[-1]
 
 
