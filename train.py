@@ -83,7 +83,7 @@ def train(run: Run, stop: "StopRequest") -> None:
         run.save()  # something to go back to
     if args.init_from and args.val_every and run.step == 0:
         loss = run.validate(thoroughly=True)
-        run.progress.tell(f"before the first step  validation loss {loss:.4f}")
+        run.progress.tell(f"before the first step  {run.describe_loss(loss)}")
         run.keep_best(loss)
     while run.step < args.steps:
         step = run.step + 1
@@ -109,8 +109,8 @@ def train(run: Run, stop: "StopRequest") -> None:
         run.progress.at(step)
         told = [describe_step(run, row, peak)] if run.progress.is_due() else []
         if validating:
-            row["val_loss"] = seen
-            told += [f"step {step:>4}/{args.steps}  validation loss {seen:.4f}"]
+            row["val_loss"], row["val_bits_per_byte"] = seen, run.bits_per_byte(seen)
+            told += [f"step {step:>4}/{args.steps}  {run.describe_loss(seen)}"]
         if run.log:
             run.log.store()
             if is_due(args.sample_every, step, last):
@@ -133,7 +133,7 @@ def train(run: Run, stop: "StopRequest") -> None:
     print(f"let it speak: {command('sample.py', args.out, *prompt)}")
     kept = run.best()
     if kept and kept.val_loss == run.lowest:
-        print(f"best validation loss {kept.val_loss:.4f} at step {kept.step}: {args.out / BEST}")
+        print(f"best {run.describe_loss(kept.val_loss)}, at step {kept.step}: {args.out / BEST}")
 
 
 def take_step(run: Run, lr: float) -> tuple[float, float]:

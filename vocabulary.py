@@ -115,6 +115,13 @@ class Tokenizer(ABC):
             )
         return self._token_bytes[token]
 
+    def byte_lengths(self) -> list[int]:
+        """How many bytes of a text each token stands for; a special one stands for none."""
+        special = set(self.special.values())
+        # Behind itself, and so not at the beginning of a text, where a blank may be dropped.
+        tokens = range(self.vocab_size)
+        return [0 if token in special else len(self._bytes_of(token, token)) for token in tokens]
+
     def save(self, path: str | Path) -> None:
         """Write its file; under its own name it is complete or not there."""
         with replacing(Path(path)) as file:

@@ -395,3 +395,15 @@ def test_training_ends_when_no_pair_occurs_twice():
 
 def test_training_takes_several_texts():
     assert train_bpe(iter(["ab", "ab"]), 9).ranks == {**BYTES.ranks, b"ab": 256}
+
+
+@ALL
+def test_byte_lengths_add_up_to_the_text(tokenizer):
+    text = "é a b ab aé!\n" if tokenizer is not LLAMA else "é“ ab a  aa"
+    text = "".join(character for character in text if character not in tokenizer.unknown(text))
+    lengths = tokenizer.byte_lengths()
+    tokens = tokenizer.encode(text)
+    assert len(lengths) == tokenizer.vocab_size
+    # Llama's kind puts a blank in front of a text, which is none of its own.
+    assert sum(lengths[token] for token in tokens) - len(text.encode()) in (0, tokenizer is LLAMA)
+    assert all(lengths[token] == 0 for token in tokenizer.special.values())

@@ -17,12 +17,14 @@ COLUMNS = {
     "step": int,
     "train_loss": float,
     "val_loss": float,
+    "val_bits_per_byte": float,
     "grad_norm": float,
     "learning_rate": float,
     "ms": float,
     "tokens_per_second": float,
     "rollbacks": int,
 }
+VALIDATION = {"val_loss", "val_bits_per_byte"}  # which not every step has
 Row = dict[str, float | None]  # of the log: a value for each column
 
 
@@ -137,13 +139,15 @@ def read_log(path: Path) -> list[Row]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             # A full disk or a power cut leaves a part of a row; that step comes again.
             lines = csv.DictReader(line for line in file if line.endswith("\n"))
-            if lines.fieldnames != list(COLUMNS):
+            # A log that was begun before there were bits per byte goes on with them.
+            older = [name for name in COLUMNS if name != "val_bits_per_byte"]
+            if lines.fieldnames not in (list(COLUMNS), older):
                 raise ValueError("other columns")
             rows = [
-                {name: kind(row[name]) if row[name] else None for name, kind in COLUMNS.items()}
+                {name: kind(row[name]) if row.get(name) else None for name, kind in COLUMNS.items()}
                 for row in lines
             ]
-            if any(row[name] is None for row in rows for name in COLUMNS if name != "val_loss"):
+            if any(row[name] is None for row in rows for name in COLUMNS.keys() - VALIDATION):
                 raise ValueError("a row that is not whole")
             return rows
     except (TypeError, ValueError, csv.Error) as error:

@@ -87,6 +87,8 @@ class Run:
         self._tried_step = 0  # the last that was to be saved
         self._read = self.batches.state()  # what the steps that are done have read
         self._unlogged: list[Row] = []  # what the log lacked when that was saved
+        self._byte_lengths = np.array(self.tokenizer.byte_lengths())
+        self._bytes_per_token = math.nan  # of what was validated
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -134,7 +136,7 @@ class Run:
         self.step += 1
         self._read = self.batches.state()
         tokens = self.batches_per_step * self.model.batch_size * self.model.seq_len
-        figures = loss, None, norm, lr, 1e3 * seconds, tokens / seconds, self.rollbacks
+        figures = loss, None, None, norm, lr, 1e3 * seconds, tokens / seconds, self.rollbacks
         row = dict(zip(COLUMNS, (self.step, *figures), strict=True))
         if self.log:
             self.log.rows.append(row)
@@ -148,16 +150,32 @@ class Run:
         """
         self.val_batches.reset()
         count = min(self.args.val_batches, len(self.val_batches)) if thoroughly else 1
-        total, windows = 0.0, 0
+        total, windows, num_bytes = 0.0, 0, 0
         for _ in range(count):
             tokens, targets = self.val_batches.next_batch()
             if len(tokens):  # of the last batch, other ranks may have all that there is
                 total += len(tokens) * self.model.forward(tokens, targets)
                 windows += len(tokens)
-        loss = self.ranks.total(total) / self.ranks.total(windows)
+                num_bytes += int(self._byte_lengths[targets].sum())
+        windows = self.ranks.total(windows)
+        loss = self.ranks.total(total) / windows
+        self._bytes_per_token = self.ranks.total(num_bytes) / (windows * self.model.seq_len)
         if not math.isfinite(loss):
             raise DivergedError(f"the validation loss is {loss}")
         return loss
+
+    def bits_per_byte(self, loss: float) -> float | None:
+        """What a loss in nats per token is for the bytes of the text that was validated last.
+
+        Whatever the vocabulary, it is the same text, so these can be compared; None where that text
+        has no bytes, but special tokens only.
+        """
+        return loss / math.log(2) / self._bytes_per_token if self._bytes_per_token else None
+
+    def describe_loss(self, loss: float) -> str:
+        """A validation loss, in nats per token and bits per byte."""
+        bits = self.bits_per_byte(loss)
+        return f"validation loss {loss:.4f}" + (f", {bits:.4f} bits per byte" if bits else "")
 
     def speak(self) -> str:
         """How the model continues `--prompt`."""
@@ -311,7 +329,7 @@ class Run:
             self.rng.bit_generator.state = meta["rng"]
             self.losses = deque(map(float, meta["losses"]), self.losses.maxlen)
             self.rollbacks = int(meta["rollbacks"])
-            self._unlogged = [{n: row[n] for n in COLUMNS} for row in meta.get("unlogged", [])]
+            self._unlogged = [{n: row.get(n) for n in COLUMNS} for row in meta.get("unlogged", [])]
         self._last = path
         best = self.best()
         self.lowest = best.val_loss if best else math.inf

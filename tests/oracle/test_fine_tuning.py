@@ -69,7 +69,7 @@ def run(training):
     """The folder of a run that nothing disturbs, in which it has learned."""
     arguments, folder = training
     out = finish(start(*arguments, "--out", folder / "whole"))
-    before, after = map(float, re.findall(r"  validation loss ([\d.]+)", out))
+    before, after = map(float, re.findall(r"  validation loss ([\d.]+),", out))
     assert after < before - 0.1
     return folder / "whole"
 

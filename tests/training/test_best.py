@@ -43,7 +43,9 @@ def check_best(run, out):
     step, loss = lowest(run)
     best = run / "best.npz"
     assert read_meta(best)["best"] == {"step": step, "val_loss": loss}
-    assert out.endswith(f"best validation loss {loss:.4f} at step {step}: {best}\n")
+    last = out.splitlines()[-1]
+    assert last.startswith(f"best validation loss {loss:.4f}, ")
+    assert last.endswith(f" bits per byte, at step {step}: {best}")
 
 
 def test_the_best_parameters_are_kept(program, small, run, seen):

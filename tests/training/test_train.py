@@ -11,6 +11,7 @@ import pytest
 import train
 from dataloader import DataLoader
 from formats.checkpoint import read_meta
+from formats.tokenizer_files import find_tokenizer, load_tokenizer
 from runs import (
     ROOT,
     SMALL,
@@ -86,7 +87,7 @@ def test_fine_tuning_tells_where_it_begins(program, small, corpus, tmp_path):
     assert f"before the first step  validation loss {float(before):.4f}" in out
     assert "the learning rate is 1.25e-03, a tenth" in out  # of 0.4 / 32
     _, out, _ = program("gpt2_train", *arguments, "--out", tmp_path / "worse", "--lr", 0.5)
-    assert f"best validation loss {float(before):.4f} at step 0" in out
+    assert re.search(rf"best validation loss {float(before):.4f}, [\d.]+ bits.*, at step 0", out)
 
 
 def test_what_happens_every_so_often_can_be_switched_off(program, small, tmp_path):
@@ -284,3 +285,32 @@ def test_a_disk_that_is_full_while_saving(program, small, corpus, tmp_path):
     assert "checkpoint.npz" in result.stderr
     assert (tmp_path / "run" / "checkpoint.npz").read_bytes() == before
     assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_bits_per_byte_are_of_the_text_that_was_validated(program, small, corpus, tmp_path):
+    """Counted again here: the loss of all targets over the bytes that they decode to."""
+    _, out, _ = program("gpt2_train", *small, "--steps", 1, "--val-batches", 2)
+    row = rows(tmp_path / "run")[-1]
+    shard = np.fromfile(corpus / "val_000000.bin", "<u2", offset=1024)
+    targets = shard[1 : 2 * 4 * 16 + 1]  # two batches of four windows of 16
+    tokenizer = load_tokenizer(find_tokenizer(corpus))
+    text = tokenizer.decode(t for t in targets.tolist() if t not in tokenizer.special.values())
+    nats = float(row["val_loss"]) * len(targets)
+    expected = nats / np.log(2) / len(text.encode())
+    assert float(row["val_bits_per_byte"]) == pytest.approx(expected, rel=1e-12)
+    assert f"validation loss {float(row['val_loss']):.4f}, {expected:.4f} bits per byte" in out
+
+
+def test_a_log_from_before_bits_per_byte_goes_on(program, small, tmp_path):
+    program("gpt2_train", *small, "--steps", 2)
+    log = tmp_path / "run" / "log.csv"
+    lines = [line.split(",") for line in log.read_text(encoding="utf-8").splitlines()]
+    place = lines[0].index("val_bits_per_byte")
+    older = "".join(",".join(line[:place] + line[place + 1 :]) + "\n" for line in lines)
+    log.write_text(older, encoding="utf-8")
+    assert program("gpt2_train", "--resume", tmp_path / "run", "--steps", 3)[0] == 0
+    assert [bool(row["val_bits_per_byte"]) for row in rows(tmp_path / "run")] == [
+        False,
+        False,
+        True,
+    ]
