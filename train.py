@@ -150,9 +150,9 @@ def take_step(run: Run, lr: float) -> tuple[float, float]:
     n = args.grad_accum * ranks.size
     loss = 0.0
     model.zero_grad()
-    for _ in range(args.grad_accum):
+    for batch in range(args.grad_accum):
         tokens, targets = run.batches.next_batch()
-        loss += model.forward(tokens, targets) / n
+        loss += model.forward(tokens, targets, drop=run.dropout(batch)) / n
         model.backward(1 / n)
     run.finish_saving()  # the parameters are about to change
     loss = ranks.total(loss)

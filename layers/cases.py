@@ -57,6 +57,14 @@ CASES: dict[str, dict[str, list[Case]]] = {
             "N C V R", (6, 3, 5, 2), (7, 2, 4, 3), (3, 2, 4, 1)
         ),
     },
+    # A row that begins within what one count of the counter gives, and one that begins with it.
+    "dropout": {
+        "": [
+            *sizes("N C", (1, 1), (5, 7), p=0.4, seed=3, row=9, place=2),
+            *sizes("N C", (3, 8), p=0.5, seed=1, row=2, place=0),
+            *sizes("N C", (4, 3), p=0.0),
+        ]
+    },
     # Tokens that come twice, because there are more than the vocabulary has.
     "embedding": {"": sizes("N V C", (1, 1, 1), (7, 5, 3), (12, 4, 6))},
     # The mean of a single channel is the channel: that would prove nothing.

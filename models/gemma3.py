@@ -32,6 +32,7 @@ import numpy as np
 from buffers import Shapes
 from layers.attention import attention_backward, attention_forward
 from layers.classifier import classifier_backward, classifier_forward, logit_rows
+from layers.dropout import dropout_backward, dropout_forward
 from layers.embedding import embedding_backward, embedding_forward
 from layers.geglu import geglu_backward, geglu_forward
 from layers.linear import linear_backward, linear_forward
@@ -39,6 +40,8 @@ from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from layers.rope import rope_backward, rope_forward
 from models.model import (
     FORWARD_ONLY,
+    NO_DROPOUT,
+    Dropout,
     Model,
     check_counts,
     check_heads,
@@ -263,6 +266,7 @@ class Gemma3(Model):
         start: int = 0,
         padding: np.ndarray | None = None,
         last_only: bool = False,
+        drop: Dropout = NO_DROPOUT,
     ) -> float | np.ndarray:
         """The loss with `targets`, the logits without: see `GPT2.forward`, which takes the same.
 
@@ -273,8 +277,10 @@ class Gemma3(Model):
         B, T = self._start_forward(tokens, targets, start, every_position)
         p, a, eps = self.params, self._head_views(B, T, start), self.config.norm_eps
 
-        embedding_forward(a.residual[0], tokens.ravel(), p.wte)
-        a.residual[0] *= self._embedding_scale
+        x = a.residual[0]
+        embedding_forward(x, tokens.ravel(), p.wte)
+        x *= self._embedding_scale
+        dropout_forward(x, x, *drop, 0)
         for i in range(self.config.num_layers):
             rmsnorm_forward(a.rms1[i], a.rms1_rstd[i], a.residual[i], p.rms1w[i], eps)
             linear_forward(a.q_proj[i], a.rms1[i], p.wq[i])
@@ -289,17 +295,19 @@ class Gemma3(Model):
             window, scale = self._windows[i], self._query_scale
             attention_forward(out, a.lse[i], q, k, v, start, padding, window, scale)
             linear_forward(a.att_proj[i], a.att[i], p.wo[i])
-            x, rstd = a.att_proj[i], a.postrms1_rstd[i]
-            rmsnorm_forward(a.residual_mid[i], rstd, x, p.postrms1w[i], eps)
-            a.residual_mid[i] += a.residual[i]
+            x, rstd, branch = a.att_proj[i], a.postrms1_rstd[i], a.residual_mid[i]
+            rmsnorm_forward(branch, rstd, x, p.postrms1w[i], eps)
+            dropout_forward(branch, branch, *drop, 2 * i + 1)
+            branch += a.residual[i]
             rmsnorm_forward(a.rms2[i], a.rms2_rstd[i], a.residual_mid[i], p.rms2w[i], eps)
             linear_forward(a.gate[i], a.rms2[i], p.w1[i])
             linear_forward(a.up[i], a.rms2[i], p.w3[i])
             geglu_forward(a.geglu[i], a.gate[i], a.up[i])
             linear_forward(a.mlp_proj[i], a.geglu[i], p.w2[i])
-            x, rstd = a.mlp_proj[i], a.postrms2_rstd[i]
-            rmsnorm_forward(a.residual[i + 1], rstd, x, p.postrms2w[i], eps)
-            a.residual[i + 1] += a.residual_mid[i]
+            x, rstd, branch = a.mlp_proj[i], a.postrms2_rstd[i], a.residual[i + 1]
+            rmsnorm_forward(branch, rstd, x, p.postrms2w[i], eps)
+            dropout_forward(branch, branch, *drop, 2 * i + 2)
+            branch += a.residual_mid[i]
         rows = slice(T - 1, None, T) if last_only else slice(None)  # each sequence's last, or all
         x = a.residual[-1][rows]
         rmsnorm_forward(a.rmsf[rows], a.rmsf_rstd[rows], x, p.rmsfw, eps)
@@ -309,7 +317,7 @@ class Gemma3(Model):
             return logits.reshape(B, -1, len(p.wte))
 
         classifier_forward(a.losses, a.logits_lse, a.logits, a.rmsf, targets.ravel(), p.wte)
-        self._remember(tokens, targets, start)
+        self._remember(tokens, targets, start, drop)
         return float(a.losses.mean())
 
     @backward_in_parts
@@ -325,7 +333,7 @@ class Gemma3(Model):
         Raises:
             UserError: there was no forward pass with targets, or its activations are used up.
         """
-        tokens, targets, accumulate = self._start_backward()
+        tokens, targets, drop, accumulate = self._start_backward()
         B, T = tokens.shape
         p, g, a = self.params, self.grads, self._head_views(B, T, start=0)
         H, K, D = self.config.num_heads, self.config.num_kv_heads, self.config.head_size
@@ -341,10 +349,13 @@ class Gemma3(Model):
             dx, g.wte, dlosses, a.logits, a.rmsf, targets.ravel(), p.wte, lse, accumulate
         )
         rmsnorm_backward(dresidual, g.rmsfw, dx, a.residual[-1], p.rmsfw, a.rmsf_rstd, accumulate)
+        # What a branch has added; in the place of rmsf, which no layer needs any more.
+        dbranch = a.rmsf if drop.p else dresidual
         for i in reversed(range(self.config.num_layers)):
-            self._recompute(a, i)
+            self._recompute(a, i, drop)
+            dropout_backward(dbranch, dresidual, *drop, 2 * i + 2)
             x, w, rstd = a.mlp_proj[i], p.postrms2w[i], a.postrms2_rstd[i]
-            rmsnorm_backward(dx, g.postrms2w[i], dresidual, x, w, rstd, accumulate)
+            rmsnorm_backward(dx, g.postrms2w[i], dbranch, x, w, rstd, accumulate)
             linear_backward(dgate, g.w2[i], None, dx, a.geglu[i], p.w2[i], accumulate)
             geglu_backward(dgate, dup, dgate, a.gate[i], a.up[i])
             linear_backward(dx, g.w3[i], None, dup, a.rms2[i], p.w3[i], accumulate)
@@ -353,8 +364,9 @@ class Gemma3(Model):
             x = a.residual_mid[i]
             rmsnorm_backward(dx, g.rms2w[i], dx, x, p.rms2w[i], a.rms2_rstd[i], accumulate)
             dresidual += dx
+            dropout_backward(dbranch, dresidual, *drop, 2 * i + 1)
             x, w, rstd = a.att_proj[i], p.postrms1w[i], a.postrms1_rstd[i]
-            rmsnorm_backward(dx, g.postrms1w[i], dresidual, x, w, rstd, accumulate)
+            rmsnorm_backward(dx, g.postrms1w[i], dbranch, x, w, rstd, accumulate)
             linear_backward(a.datt, g.wo[i], None, dx, a.att[i], p.wo[i], accumulate)
             q, k, v, out = a.q_heads[i], a.keys[i], a.values[i], a.att_heads[i]
             window, scale = self._windows[i], self._query_scale
@@ -373,11 +385,12 @@ class Gemma3(Model):
             x = a.residual[i]
             rmsnorm_backward(dx, g.rms1w[i], dx, x, p.rms1w[i], a.rms1_rstd[i], accumulate)
             dresidual += dx
+        dropout_backward(dresidual, dresidual, *drop, 0)
         dresidual *= self._embedding_scale
         # The classifier has written to the table's gradient already, so this always adds.
         embedding_backward(g.wte, dresidual, tokens.ravel(), accumulate=True)
 
-    def _recompute(self, a: SimpleNamespace, i: int) -> None:
+    def _recompute(self, a: SimpleNamespace, i: int, drop: Dropout) -> None:
         """Make those activations of layer i again that have no place of their own."""
         if self.recompute == "none" or i == self.config.num_layers - 1:
             return  # all are still there
@@ -390,9 +403,10 @@ class Gemma3(Model):
             window, scale = self._windows[i], self._query_scale
             attention_forward(out, a.lse[i], q, k, v, window=window, scale=scale)
             linear_forward(a.att_proj[i], a.att[i], p.wo[i])
-            x, rstd = a.att_proj[i], a.postrms1_rstd[i]
-            rmsnorm_forward(a.residual_mid[i], rstd, x, p.postrms1w[i], eps)
-            a.residual_mid[i] += a.residual[i]
+            x, rstd, branch = a.att_proj[i], a.postrms1_rstd[i], a.residual_mid[i]
+            rmsnorm_forward(branch, rstd, x, p.postrms1w[i], eps)
+            dropout_forward(branch, branch, *drop, 2 * i + 1)
+            branch += a.residual[i]
         rmsnorm_forward(a.rms2[i], a.rms2_rstd[i], a.residual_mid[i], p.rms2w[i], eps)
         if whole_block:
             linear_forward(a.gate[i], a.rms2[i], p.w1[i])

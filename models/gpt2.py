@@ -16,6 +16,7 @@ from buffers import Shapes
 from errors import UserError
 from layers.attention import attention_backward, attention_forward
 from layers.classifier import classifier_backward, classifier_forward, logit_rows
+from layers.dropout import dropout_backward, dropout_forward
 from layers.embedding import (
     embedding_backward,
     embedding_forward,
@@ -25,7 +26,14 @@ from layers.embedding import (
 from layers.gelu import gelu_backward, gelu_forward
 from layers.layernorm import layernorm_backward, layernorm_forward
 from layers.linear import linear_backward, linear_forward
-from models.model import FORWARD_ONLY, Model, check_counts, split_heads
+from models.model import (
+    FORWARD_ONLY,
+    NO_DROPOUT,
+    Dropout,
+    Model,
+    check_counts,
+    split_heads,
+)
 from models.parts import backward_in_parts, forward_in_parts
 
 
@@ -177,6 +185,7 @@ class GPT2(Model):
         start: int = 0,
         padding: np.ndarray | None = None,
         last_only: bool = False,
+        drop: Dropout = NO_DROPOUT,
     ) -> float | np.ndarray:
         """The loss with `targets`, the logits without.
 
@@ -188,6 +197,9 @@ class GPT2(Model):
             padding: (B,), how many of each sequence's first positions hold nothing: so sequences
                 of different lengths share a batch, aligned at their ends. None by default.
             last_only: return the logits of the last position only, and compute no others.
+            drop: what to leave out of the embedding and of what each branch adds to the stream, as
+                GPT and nanoGPT have it, to train; nothing by default. They also drop attention's
+                probabilities, which here are never stored.
 
         Returns:
             The mean cross-entropy in nats; or the logits, (B, T, V) or (B, 1, V), a view of the
@@ -200,8 +212,10 @@ class GPT2(Model):
         B, T = self._start_forward(tokens, targets, start, every_position)
         p, a = self.params, self._views(B, T, start)
 
-        embedding_forward(a.residual[0], tokens.ravel(), p.wte)
-        position_forward(a.residual[0].reshape(B, T, -1), p.wpe, start, padding)
+        x = a.residual[0]
+        embedding_forward(x, tokens.ravel(), p.wte)
+        position_forward(x.reshape(B, T, -1), p.wpe, start, padding)
+        dropout_forward(x, x, *drop, 0)
         for i in range(self.config.num_layers):
             layernorm_forward(
                 a.ln1[i], a.ln1_mean[i], a.ln1_rstd[i], a.residual[i], p.ln1w[i], p.ln1b[i]
@@ -209,15 +223,19 @@ class GPT2(Model):
             linear_forward(a.qkv[i], a.ln1[i], p.qkvw[i], p.qkvb[i])
             out = a.att_heads[i]
             attention_forward(out, a.lse[i], a.q[i], a.k[i], a.v[i], start, padding)
-            linear_forward(a.residual_mid[i], a.att[i], p.attprojw[i], p.attprojb[i])
-            a.residual_mid[i] += a.residual[i]
+            branch = a.residual_mid[i]
+            linear_forward(branch, a.att[i], p.attprojw[i], p.attprojb[i])
+            dropout_forward(branch, branch, *drop, 2 * i + 1)
+            branch += a.residual[i]
             layernorm_forward(
                 a.ln2[i], a.ln2_mean[i], a.ln2_rstd[i], a.residual_mid[i], p.ln2w[i], p.ln2b[i]
             )
             linear_forward(a.fch[i], a.ln2[i], p.fcw[i], p.fcb[i])
             gelu_forward(a.fch_gelu[i], a.fch[i])
-            linear_forward(a.residual[i + 1], a.fch_gelu[i], p.fcprojw[i], p.fcprojb[i])
-            a.residual[i + 1] += a.residual_mid[i]
+            branch = a.residual[i + 1]
+            linear_forward(branch, a.fch_gelu[i], p.fcprojw[i], p.fcprojb[i])
+            dropout_forward(branch, branch, *drop, 2 * i + 2)
+            branch += a.residual_mid[i]
         rows = slice(T - 1, None, T) if last_only else slice(None)  # each sequence's last, or all
         x = a.residual[-1][rows]
         layernorm_forward(a.lnf[rows], a.lnf_mean[rows], a.lnf_rstd[rows], x, p.lnfw, p.lnfb)
@@ -228,7 +246,7 @@ class GPT2(Model):
             return logits.reshape(B, -1, len(wte))
 
         classifier_forward(a.losses, a.logits_lse, a.logits, a.lnf, targets.ravel(), wte)
-        self._remember(tokens, targets, start)
+        self._remember(tokens, targets, start, drop)
         return float(a.losses.mean())
 
     @backward_in_parts
@@ -244,7 +262,7 @@ class GPT2(Model):
         Raises:
             UserError: there was no forward pass with targets, or its activations are used up.
         """
-        tokens, targets, accumulate = self._start_backward()
+        tokens, targets, drop, accumulate = self._start_backward()
         B, T = tokens.shape
         p, g, a = self.params, self.grads, self._views(B, T, start=0)
         H, V = self.config.num_heads, self.config.vocab_size
@@ -261,10 +279,13 @@ class GPT2(Model):
         layernorm_backward(
             dresidual, g.lnfw, g.lnfb, dx, x, p.lnfw, a.lnf_mean, a.lnf_rstd, accumulate
         )
+        # What a branch has added; in the place of lnf, which no layer needs any more.
+        dbranch = a.lnf if drop.p else dresidual
         for i in reversed(range(self.config.num_layers)):
-            self._recompute(a, i)
+            self._recompute(a, i, drop)
+            dropout_backward(dbranch, dresidual, *drop, 2 * i + 2)
             linear_backward(
-                dfch, g.fcprojw[i], g.fcprojb[i], dresidual, a.fch_gelu[i], p.fcprojw[i], accumulate
+                dfch, g.fcprojw[i], g.fcprojb[i], dbranch, a.fch_gelu[i], p.fcprojw[i], accumulate
             )
             gelu_backward(dfch, dfch, a.fch[i])
             linear_backward(dx, g.fcw[i], g.fcb[i], dfch, a.ln2[i], p.fcw[i], accumulate)
@@ -273,8 +294,9 @@ class GPT2(Model):
                 dx, g.ln2w[i], g.ln2b[i], dx, x, p.ln2w[i], a.ln2_mean[i], a.ln2_rstd[i], accumulate
             )
             dresidual += dx
+            dropout_backward(dbranch, dresidual, *drop, 2 * i + 1)
             linear_backward(
-                dx, g.attprojw[i], g.attprojb[i], dresidual, a.att[i], p.attprojw[i], accumulate
+                dx, g.attprojw[i], g.attprojb[i], dbranch, a.att[i], p.attprojw[i], accumulate
             )
             out, dout = a.att_heads[i], split_heads(dx, B, H)
             attention_backward(dq, dk, dv, dout, a.q[i], a.k[i], a.v[i], out, a.lse[i])
@@ -284,11 +306,12 @@ class GPT2(Model):
                 dx, g.ln1w[i], g.ln1b[i], dx, x, p.ln1w[i], a.ln1_mean[i], a.ln1_rstd[i], accumulate
             )
             dresidual += dx
+        dropout_backward(dresidual, dresidual, *drop, 0)
         position_backward(g.wpe, dresidual.reshape(B, T, -1), accumulate)
         # The classifier has written to wte's gradient already, so this always adds.
         embedding_backward(g.wte, dresidual, tokens.ravel(), accumulate=True)
 
-    def _recompute(self, a: SimpleNamespace, i: int) -> None:
+    def _recompute(self, a: SimpleNamespace, i: int, drop: Dropout) -> None:
         """Make those activations of layer i again that have no place of their own."""
         if self.recompute == "none" or i == self.config.num_layers - 1:
             return  # all are still there
@@ -298,8 +321,10 @@ class GPT2(Model):
         )
         if whole_block:
             attention_forward(a.att_heads[i], a.lse[i], a.q[i], a.k[i], a.v[i])
-            linear_forward(a.residual_mid[i], a.att[i], p.attprojw[i], p.attprojb[i])
-            a.residual_mid[i] += a.residual[i]
+            branch = a.residual_mid[i]
+            linear_forward(branch, a.att[i], p.attprojw[i], p.attprojb[i])
+            dropout_forward(branch, branch, *drop, 2 * i + 1)
+            branch += a.residual[i]
         layernorm_forward(
             a.ln2[i], a.ln2_mean[i], a.ln2_rstd[i], a.residual_mid[i], p.ln2w[i], p.ln2b[i]
         )

@@ -25,6 +25,7 @@ from buffers import Buffer, Shapes
 from errors import UserError
 from layers.attention import attention_backward, attention_forward
 from layers.classifier import classifier_backward, classifier_forward, logit_rows
+from layers.dropout import dropout_backward, dropout_forward
 from layers.embedding import embedding_backward, embedding_forward
 from layers.linear import linear_backward, linear_forward
 from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
@@ -32,6 +33,8 @@ from layers.rope import rope_backward, rope_forward
 from layers.swiglu import swiglu_backward, swiglu_forward
 from models.model import (
     FORWARD_ONLY,
+    NO_DROPOUT,
+    Dropout,
     Model,
     check_counts,
     check_heads,
@@ -257,6 +260,7 @@ class Llama2(Model):
         start: int = 0,
         padding: np.ndarray | None = None,
         last_only: bool = False,
+        drop: Dropout = NO_DROPOUT,
     ) -> float | np.ndarray:
         """The loss with `targets`, the logits without: see `GPT2.forward`, which takes the same.
 
@@ -270,7 +274,9 @@ class Llama2(Model):
         window = self.config.window
         bq, bk, bv = self._biases(p)
 
-        embedding_forward(a.residual[0], tokens.ravel(), p.wte)
+        x = a.residual[0]
+        embedding_forward(x, tokens.ravel(), p.wte)
+        dropout_forward(x, x, *drop, 0)
         for i in range(self.config.num_layers):
             rmsnorm_forward(a.rms1[i], a.rms1_rstd[i], a.residual[i], p.rms1w[i], eps)
             linear_forward(a.q_proj[i], a.rms1[i], p.wq[i], bq[i])
@@ -283,14 +289,18 @@ class Llama2(Model):
             rope_forward(q, a.q_unrotated[i], rotations)
             rope_forward(a.k_heads[i], a.k_unrotated[i], rotations)
             attention_forward(out, a.lse[i], q, a.keys[i], a.values[i], start, padding, window)
-            linear_forward(a.residual_mid[i], a.att[i], p.wo[i])
-            a.residual_mid[i] += a.residual[i]
+            branch = a.residual_mid[i]
+            linear_forward(branch, a.att[i], p.wo[i])
+            dropout_forward(branch, branch, *drop, 2 * i + 1)
+            branch += a.residual[i]
             rmsnorm_forward(a.rms2[i], a.rms2_rstd[i], a.residual_mid[i], p.rms2w[i], eps)
             linear_forward(a.gate[i], a.rms2[i], p.w1[i])
             linear_forward(a.up[i], a.rms2[i], p.w3[i])
             swiglu_forward(a.swiglu[i], a.gate[i], a.up[i])
-            linear_forward(a.residual[i + 1], a.swiglu[i], p.w2[i])
-            a.residual[i + 1] += a.residual_mid[i]
+            branch = a.residual[i + 1]
+            linear_forward(branch, a.swiglu[i], p.w2[i])
+            dropout_forward(branch, branch, *drop, 2 * i + 2)
+            branch += a.residual_mid[i]
         rows = slice(T - 1, None, T) if last_only else slice(None)  # each sequence's last, or all
         x = a.residual[-1][rows]
         rmsnorm_forward(a.rmsf[rows], a.rmsf_rstd[rows], x, p.rmsfw, eps)
@@ -301,7 +311,7 @@ class Llama2(Model):
             return logits.reshape(B, -1, len(wcls))
 
         classifier_forward(a.losses, a.logits_lse, a.logits, a.rmsf, targets.ravel(), wcls)
-        self._remember(tokens, targets, start)
+        self._remember(tokens, targets, start, drop)
         return float(a.losses.mean())
 
     @backward_in_parts
@@ -317,7 +327,7 @@ class Llama2(Model):
         Raises:
             UserError: there was no forward pass with targets, or its activations are used up.
         """
-        tokens, targets, accumulate = self._start_backward()
+        tokens, targets, drop, accumulate = self._start_backward()
         B, T = tokens.shape
         p, g, a = self.params, self.grads, self._head_views(B, T, start=0)
         H, K, D = self.config.num_heads, self.config.num_kv_heads, self.config.head_size
@@ -334,9 +344,12 @@ class Llama2(Model):
             dx, dwcls, dlosses, a.logits, a.rmsf, targets.ravel(), wcls, a.logits_lse, accumulate
         )
         rmsnorm_backward(dresidual, g.rmsfw, dx, a.residual[-1], p.rmsfw, a.rmsf_rstd, accumulate)
+        # What a branch has added; in the place of rmsf, which no layer needs any more.
+        dbranch = a.rmsf if drop.p else dresidual
         for i in reversed(range(self.config.num_layers)):
-            self._recompute(a, i)
-            linear_backward(dgate, g.w2[i], None, dresidual, a.swiglu[i], p.w2[i], accumulate)
+            self._recompute(a, i, drop)
+            dropout_backward(dbranch, dresidual, *drop, 2 * i + 2)
+            linear_backward(dgate, g.w2[i], None, dbranch, a.swiglu[i], p.w2[i], accumulate)
             swiglu_backward(dgate, dup, dgate, a.gate[i], a.up[i])
             linear_backward(dx, g.w3[i], None, dup, a.rms2[i], p.w3[i], accumulate)
             linear_backward(dsummand, g.w1[i], None, dgate, a.rms2[i], p.w1[i], accumulate)
@@ -344,7 +357,8 @@ class Llama2(Model):
             x = a.residual_mid[i]
             rmsnorm_backward(dx, g.rms2w[i], dx, x, p.rms2w[i], a.rms2_rstd[i], accumulate)
             dresidual += dx
-            linear_backward(a.datt, g.wo[i], None, dresidual, a.att[i], p.wo[i], accumulate)
+            dropout_backward(dbranch, dresidual, *drop, 2 * i + 1)
+            linear_backward(a.datt, g.wo[i], None, dbranch, a.att[i], p.wo[i], accumulate)
             q, out, dout = a.q_heads[i], a.att_heads[i], split_heads(a.datt, B, H)
             attention_backward(dq, dk, dv, dout, q, a.keys[i], a.values[i], out, a.lse[i], window)
             rope_backward(dk, dk, rotations)
@@ -362,10 +376,11 @@ class Llama2(Model):
             x = a.residual[i]
             rmsnorm_backward(dx, g.rms1w[i], dx, x, p.rms1w[i], a.rms1_rstd[i], accumulate)
             dresidual += dx
+        dropout_backward(dresidual, dresidual, *drop, 0)
         # A classifier that is the embedding's table has written to its gradient already.
         embedding_backward(g.wte, dresidual, tokens.ravel(), accumulate or self.config.tied)
 
-    def _recompute(self, a: SimpleNamespace, i: int) -> None:
+    def _recompute(self, a: SimpleNamespace, i: int, drop: Dropout) -> None:
         """Make those activations of layer i again that have no place of their own."""
         if self.recompute == "none" or i == self.config.num_layers - 1:
             return  # all are still there
@@ -378,8 +393,10 @@ class Llama2(Model):
                 linear_forward(a.k_proj[i], a.rms1[i], p.wk[i], bk[i])
             out, q, k, v = a.att_heads[i], a.q_heads[i], a.keys[i], a.values[i]
             attention_forward(out, a.lse[i], q, k, v, window=self.config.window)
-            linear_forward(a.residual_mid[i], a.att[i], p.wo[i])
-            a.residual_mid[i] += a.residual[i]
+            branch = a.residual_mid[i]
+            linear_forward(branch, a.att[i], p.wo[i])
+            dropout_forward(branch, branch, *drop, 2 * i + 1)
+            branch += a.residual[i]
         rmsnorm_forward(a.rms2[i], a.rms2_rstd[i], a.residual_mid[i], p.rms2w[i], eps)
         if whole_block:
             linear_forward(a.gate[i], a.rms2[i], p.w1[i])

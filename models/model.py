@@ -9,7 +9,7 @@ name beside this one. Shapes are written with
 import math
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,23 @@ RECOMPUTE = "none", "norms", "blocks"
 # To sample: nothing but keys and values is kept from one layer to the next, and no backward pass
 # could be made of it.
 FORWARD_ONLY = "forward only"
+
+
+class Dropout(NamedTuple):
+    """What a forward pass drops, but for the place in the model: see `layers.dropout`.
+
+    Attributes:
+        p: the probability that an element is dropped.
+        seed: of all masks of a run.
+        row: the number of the batch's first row, counted through all rows of the run.
+    """
+
+    p: float = 0.0
+    seed: int = 0
+    row: int = 0
+
+
+NO_DROPOUT = Dropout()  # which costs nothing
 
 
 def unpadded_shapes(config: Any) -> Shapes:
@@ -93,7 +110,7 @@ class Model:
         self.more_grads: list[Buffer] = []
         self._cuts: dict[tuple[int, int], SimpleNamespace] = {}
         self._accumulate = False
-        self._batch: tuple[np.ndarray, np.ndarray] | None = None
+        self._batch: tuple[np.ndarray, np.ndarray, Dropout] | None = None
         if seed is not None:
             self.init_params(np.random.default_rng(seed))
 
@@ -123,22 +140,22 @@ class Model:
         self.passes += 1
         return tokens.shape
 
-    def _remember(self, tokens: np.ndarray, targets: np.ndarray, start: int) -> None:
+    def _remember(self, tokens: np.ndarray, targets: np.ndarray, start: int, drop: Dropout) -> None:
         """Allow a backward pass, where all its activations are there: from position 0 on."""
         if start == 0 and self.recompute != FORWARD_ONLY:
-            self._batch = np.array(tokens), np.array(targets)
+            self._batch = np.array(tokens), np.array(targets), drop
 
-    def _start_backward(self) -> tuple[np.ndarray, np.ndarray, bool]:
-        """The tokens and targets of the last forward pass, and whether to add to the gradients."""
+    def _start_backward(self) -> tuple[np.ndarray, np.ndarray, Dropout, bool]:
+        """What the last forward pass was given, and whether to add to the gradients."""
         if self._batch is None:
             raise UserError(
                 "backward needs a forward pass with targets and start=0 before it, "
                 "one for each call, of a model that was not made to sample only"
             )
-        tokens, targets = self._batch
+        tokens, targets, drop = self._batch
         self._batch = None  # the logits become their own gradient
         accumulate, self._accumulate = self._accumulate, True
-        return tokens, targets, accumulate
+        return tokens, targets, drop, accumulate
 
     def _cut(self, B: int, T: int) -> SimpleNamespace:
         """The activations cut to a batch of B sequences of T positions; the buffers may hold more.

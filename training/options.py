@@ -325,6 +325,14 @@ def make_parser(kind: str) -> argparse.ArgumentParser:
     optimiser.add_argument("--beta1", type=at_least(0.0, below=1.0), default=0.9, help=default)
     optimiser.add_argument("--beta2", type=at_least(0.0, below=1.0), default=0.99, help=default)
     optimiser.add_argument(
+        "--dropout",
+        type=at_least(0.0, below=1.0),
+        default=0.0,
+        metavar="P",
+        help="probability with which an element of the embedding, and of what a layer adds to it, "
+        f"is left out of a training step: against over-fitting, where text is read often {default}",
+    )
+    optimiser.add_argument(
         "--clip",
         type=at_least(0.0),
         default=1.0,

@@ -32,7 +32,7 @@ from formats.checkpoint import (
 from formats.tokenizer_files import find_tokenizer, load_tokenizer
 from load import fill, model_meta
 from models import FAMILIES
-from models.model import Model
+from models.model import Dropout, Model
 from muon import Muon, part_shapes
 from sampler import generate
 from tokenizer import Tokenizer
@@ -126,6 +126,16 @@ class Run:
         model = self.model
         per_batch = model.config.step_flops(model.batch_size, model.seq_len)
         return self.batches_per_step * per_batch
+
+    def dropout(self, batch: int) -> Dropout:
+        """What is dropped from batch number `batch` of this rank in the step to come.
+
+        Rows are counted as if one rank had all of them in one batch, so that it does not matter how
+        a step's sequences are shared out.
+        """
+        args, ranks = self.args, self.ranks
+        batches_before = (self.step * args.grad_accum + batch) * ranks.size + ranks.rank
+        return Dropout(args.dropout, args.seed, batches_before * self.model.rows)
 
     def end_step(self, loss: float, norm: float, lr: float, seconds: float) -> Row:
         """Count a step that has been taken: from now on, it is what `save` saves.
