@@ -39,6 +39,7 @@ from errors import RunError, UserError
 from files import save_figure
 from layers.cases import Layer, describe, draw_arguments, find_layer, find_layers
 from models import FAMILIES, Family
+from models.model import NO_DROPOUT, Dropout
 
 STEP = 1e-5
 LAYER_TOLERANCES = {np.dtype(np.float64): 1e-7, np.dtype(np.float32): 1e-4}
@@ -310,7 +311,13 @@ def in_float64(value: Any) -> Any:
     return value.astype(np.result_type(value, np.float64) if value.dtype.kind in "fc" else int)
 
 
-def check_model(family: Family, config: Any, elements: int = 24, h: float = STEP) -> list[Result]:
+def check_model(
+    family: Family,
+    config: Any,
+    elements: int = 24,
+    h: float = STEP,
+    drop: Dropout = NO_DROPOUT,
+) -> list[Result]:
     """Check the gradients of a whole model on `elements` random elements of every tensor, or all.
 
     The first backward pass must assign, the second add, as in `check_case`. The batch has two
@@ -321,6 +328,7 @@ def check_model(family: Family, config: Any, elements: int = 24, h: float = STEP
         config: a small one: each element takes two forward passes.
         elements: how many to move in each tensor.
         h: the step of the central differences.
+        drop: what every forward pass drops.
     """
     B, T = 2, config.seq_len - 1
     model = family.model(config, B, T, np.float64, seed=1)
@@ -329,17 +337,17 @@ def check_model(family: Family, config: Any, elements: int = 24, h: float = STEP
     model.params.flat += 0.3 * rng.standard_normal(model.params.flat.size)
     tokens, targets = rng.integers(0, config.vocab_size, (2, B, T))
     model.grads.flat.fill(np.nan)
-    model.forward(tokens, targets)
+    model.forward(tokens, targets, drop=drop)
     model.zero_grad()
     model.backward()
     first = model.grads.flat.copy()
-    model.forward(tokens, targets)
+    model.forward(tokens, targets, drop=drop)
     model.backward()
     results = []
     for name, (start, stop) in extents(model.params.shapes).items():
         chosen = rng.choice(stop - start, min(elements, stop - start), replace=False)
         expected = differences(
-            lambda: np.array(model.forward(tokens, targets)),
+            lambda: np.array(model.forward(tokens, targets, drop=drop)),
             model.params[name],
             np.array(1.0),
             h,

@@ -2,19 +2,21 @@
 
 out = x m / (1 - p)        each m is 0 with probability p, and else 1
 
-Srivastava et al. 2014, JMLR 15, 1929-1958, section 4; the division, which keeps the mean as it is so
-that nothing has to be scaled when the model is used, is from section 10 ("inverted" dropout).
+Srivastava et al. 2014, JMLR 15, 1929-1958, section 4; the division, after which nothing has to be
+scaled when the model is used, is in section 10.
 
-The mask m is not kept for the backward pass but made again. Its element (n, c) is number
-(row + n) C + c of a sequence of random numbers, any part of which can be had without what precedes
-it: Philox, a counter that is enciphered (Salmon et al. 2011, SC'11, section 3.3). So no mask depends
-on tiles, threads or the ranks that share a batch, and a run that is resumed goes on with its own.
+The mask m is not kept for the backward pass but made again. Its element (n, c) comes from number
+(row + n) C + c of a sequence of random numbers, of which any part can be had without those before
+it: Philox, a counter that is enciphered (Salmon et al. 2011, SC'11, section 3). So it does not
+depend on tiles, on threads, or on the ranks that share a batch, and a run that goes on after an
+interruption goes on with the same masks.
 
 Derived in lessons/13_training.ipynb.
 """
 
 import numpy as np
 
+from errors import UserError
 from layers.shapes import check_shapes
 from layers.tiles import row_tiles, run_tiles, scratch
 
@@ -32,10 +34,13 @@ def dropout_forward(
     Args:
         out: (N, C), written; may be the same memory as `x`.
         x: (N, C).
-        p: the probability of 0, from 0 up to but not including 1; a multiple of 2^-16 is made of it.
+        p: the probability of 0, at least 0 and below 1; rounded to a multiple of 2^-16.
         seed: of all masks of a run.
         row: the number of the first row, counted through all rows of the run.
-        place: of this layer in the model: others have other masks.
+        place: the number of this place in the model, each of which has masks of its own.
+
+    Raises:
+        UserError: a shape is another, or p is outside [0, 1).
     """
     _drop(out, x, p, seed, row, place)
 
@@ -56,6 +61,8 @@ def dropout_backward(
 
 def _drop(out: np.ndarray, x: np.ndarray, p: float, seed: int, row: int, place: int) -> None:
     """out = x m / (1 - p): the same for numbers and for their derivatives."""
+    if not 0 <= p < 1:
+        raise UserError(f"dropout's p must be 0 or more and below 1, not {p}")
     if p == 0:
         if out is not x:
             np.copyto(out, x)

@@ -236,7 +236,7 @@ def test_arrays_of_ones_own_are_what_is_checked():
 @pytest.mark.parametrize(
     ("name", "case", "complaint"),
     [
-        ("atention", {}, "there is no layer 'atention'; layers/ has attention, classifier, embed"),
+        ("atention", {}, "there is no layer 'atention'; layers/ has attention, classifier, drop"),
         ("gelu", {"dtype": np.float16}, "in float32 or float64, not in float16"),
         ("gelu", {"N": 3}, "gelu needs a size for C, as in C=4, or an array with it"),
         ("gelu", {"N": 3, "C": 0}, "gelu: C must be a whole number from 1 up, not 0"),

@@ -10,6 +10,7 @@ from gradcheck import check_layer
 from layers import attention
 from layers.attention import attention_backward, attention_forward
 from layers.cases import find_layer
+from layers.dropout import dropout_backward, dropout_forward
 from layers.linear import linear_forward
 from layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
 from layers.rope import rope_forward, rope_rotations
@@ -28,6 +29,8 @@ def draw(*shape, seed=0):
         ("rope", "forward", "out", "x"),
         ("rope", "backward", "dx", "dout"),
         ("gelu", "backward", "dx", "dout"),
+        ("dropout", "forward", "out", "x"),
+        ("dropout", "backward", "dx", "dout"),
         ("swiglu", "backward", "dgate", "dout"),
         ("geglu", "backward", "dgate", "dout"),
         ("softmax_crossentropy", "backward", "dlogits", "logits"),
@@ -191,6 +194,77 @@ def test_the_scale_is_in_the_place_of_the_default():
     np.testing.assert_array_equal(lse, expected_lse)
     doubled, _ = attend(2 * q, k, v)
     np.testing.assert_array_equal(attend(q, k, v, scale=1)[0], doubled)
+
+
+# --- dropout
+
+
+def mask(p, seed=0, row=0, place=0, shape=(64, 24), direction=dropout_forward):
+    """What ones become: 0, or 1 / (1 - p)."""
+    out = np.full(shape, np.nan)
+    direction(out, np.ones(shape), p, seed, row, place)
+    return out
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_drops_the_share_p_and_keeps_the_mean(p):
+    """Within five standard deviations; and neighbours have nothing to do with each other."""
+    masks = mask(p, shape=(1000, 200))
+    N = masks.size
+    kept = masks[masks > 0]
+    assert (kept == kept[0]).all()
+    assert kept[0] == pytest.approx(1 / (1 - p), rel=1e-4)  # p is rounded
+    assert abs(kept.size / N - (1 - p)) < 5 * np.sqrt(p * (1 - p) / N)
+    assert abs(masks.mean() - 1) < 5 * np.sqrt(p / (1 - p) / N)
+    assert masks.var() == pytest.approx(p / (1 - p), rel=0.05)
+    for other in (masks[:, 1:] - 1) * (masks[:, :-1] - 1), (masks[1:] - 1) * (masks[:-1] - 1):
+        assert abs(other.mean()) < 5 * p / (1 - p) / np.sqrt(N)
+
+
+def test_the_backward_pass_makes_the_same_mask():
+    where = {"p": 0.3, "seed": 5, "row": 7, "place": 2}
+    np.testing.assert_array_equal(mask(**where), mask(**where, direction=dropout_backward))
+
+
+def test_another_seed_place_or_row_has_another_mask():
+    masks = [
+        mask(0.5, **{name: number})
+        for name in ("seed", "place", "row")
+        for number in (1, 2, 1000, 2**40)
+    ]
+    different = [(x != y).mean() for i, x in enumerate(masks) for y in masks[:i]]
+    np.testing.assert_allclose(different, 0.5, rtol=0, atol=0.07)
+
+
+@pytest.mark.parametrize("C", [1, 5, 16, 24])
+def test_a_mask_depends_on_no_tile_and_no_batch(monkeypatch, C):
+    """A row's is the same, whichever rows are computed with it."""
+    whole = mask(0.4, row=3, shape=(50, C))
+    for n in (0, 1, 17, 49):
+        alone = mask(0.4, row=3 + n, shape=(1, C))
+        np.testing.assert_array_equal(alone[0], whole[n])
+    for threads in (1, 3):
+        monkeypatch.setattr(tiles, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(tiles, "TILE", 40)
+        tiles._helpers.cache_clear()
+        np.testing.assert_array_equal(mask(0.4, row=3, shape=(50, C)), whole)
+    tiles._helpers().shutdown()
+    tiles._helpers.cache_clear()
+
+
+@pytest.mark.parametrize("p", [1e-9, 1 - 1e-9])
+def test_the_ends_of_p_are_rounded_but_stay_finite(p):
+    assert np.isfinite(mask(p)).all()
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, float("nan")])
+def test_dropout_of_everything_is_refused(p):
+    with pytest.raises(UserError, match=f"p must be 0 or more and below 1, not {p}"):
+        mask(p)
+
+
+def test_a_p_of_0_leaves_all_as_it_is():
+    np.testing.assert_array_equal(mask(0), 1)
 
 
 # --- rope

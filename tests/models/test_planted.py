@@ -96,7 +96,7 @@ BEFORE_ATTENTION = {"wte", "rms1w", "wq", "wk", "wv", "qnormw", "knormw"}
             gemma3.SMALL[0],
             BEFORE_ATTENTION | {"postrms1w", "wo"},
             {
-                "rmsnorm_backward(dx, g.postrms1w[i], dresidual, ": (
+                "rmsnorm_backward(dx, g.postrms1w[i], dbranch, ": (
                     "rmsnorm_backward(dx, g.postrms1w[i], dx, "
                 )
             },
@@ -205,7 +205,7 @@ SHARED = {
     "an embedding of its own size": (
         "gemma3",
         gemma3,
-        {"        a.residual[0] *= self._embedding_scale\n": ""},
+        {"        x *= self._embedding_scale\n": ""},
     ),
     "scores by the head size": (
         "gemma3",

@@ -6,6 +6,7 @@ from test_golden import MODELS
 from models.gemma3 import Gemma3Config
 from models.gpt2 import GPT2Config
 from models.llama2 import Llama2Config
+from models.model import NO_DROPOUT
 
 # Sizes that differ (only there are as many layers as query heads to a key), so that none can stand
 # in for another.
@@ -48,9 +49,9 @@ def batch(config, B=B, T=T, seed=1):
     return np.random.default_rng(seed).integers(0, config.vocab_size, (2, B, T))
 
 
-def gradients(model, tokens, targets, dloss=1.0):
+def gradients(model, tokens, targets, dloss=1.0, drop=NO_DROPOUT):
     """A copy of the gradients of one batch."""
-    model.forward(tokens, targets)
+    model.forward(tokens, targets, drop=drop)
     model.zero_grad()
     model.backward(dloss)
     return model.grads.flat.copy()

@@ -15,6 +15,8 @@ from formats.checkpoint import read_meta
 
 STEPS = 20
 SETTINGS = ["--preset", "tiny", "--seq-len", 16, "--warmup", 2, "--val-every", 10]
+# Of the same sequences, however they are shared out, the same is dropped.
+SETTINGS += ["--dropout", 0.2]
 SETTINGS += ["--val-batches", 3, "--save-every", 10, "--sample-every", 20, "--log-every", 1]
 
 

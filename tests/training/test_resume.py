@@ -22,7 +22,7 @@ from runs import (
     start,
 )
 
-STOPPED = ["--batch-size", 4, "--seq-len", 16, "--grad-accum", 2, "--steps", 40]
+STOPPED = ["--batch-size", 4, "--seq-len", 16, "--grad-accum", 2, "--steps", 40, "--dropout", 0.2]
 STOPPED += ["--log-every", 1, "--val-every", 7, "--sample-every", 40, "--save-every", 8]
 
 
