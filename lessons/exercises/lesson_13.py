@@ -163,7 +163,39 @@ CURVES = [
     {"values": np.random.default_rng(1).standard_normal(4), "beta": 0.5},
 ]
 
-# --- exercise 4: bits per byte
+# --- exercise 4: dropout
+
+
+def dropout(
+    x: np.ndarray, dout: np.ndarray, chances: np.ndarray, p: float
+) -> tuple[np.ndarray, np.ndarray]:
+    mask = (chances >= p) / (1 - p)
+    return x * mask, dout * mask
+
+
+def _dropout(
+    x: np.ndarray,
+    dout: np.ndarray,
+    chances: np.ndarray,
+    p: float,
+    scale: float,
+    above: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """With another factor, or another half dropped: one of the mistakes."""
+    mask = ((chances >= p) == above) * scale
+    return x * mask, dout * mask
+
+
+def dropout_cases() -> list[dict[str, Any]]:
+    cases = []
+    for seed, p in enumerate((0.3, 0.6)):
+        rng = np.random.default_rng(seed)
+        x, dout = rng.standard_normal((2, 4, 5))
+        cases.append({"x": x, "dout": dout, "chances": rng.random((4, 5)), "p": p})
+    return cases
+
+
+# --- exercise 5: bits per byte
 
 
 def bits_per_byte(loss: float, num_tokens: int, num_bytes: int) -> float:
@@ -240,6 +272,30 @@ grade = Grader(
             "You started from the first value, which then counts ten times as much as the second "
             "if beta is 0.9. Start from 0, and correct.": (
                 lambda values, beta: _smooth(values, beta, values[0])
+            ),
+        },
+    ),
+    Exercise(
+        dropout,
+        dropout_cases(),
+        ["out", "dx"],
+        mistakes={
+            "What stays must be made larger, or the mean shrinks: divide by 1 - p.": (
+                lambda **a: _dropout(**a, scale=1.0)
+            ),
+            "You divided by p, the share that is dropped. Divide by 1 - p, the share that stays.": (
+                lambda p, **a: _dropout(**a, p=p, scale=1 / p)
+            ),
+            "You kept what should be dropped: where the number is below p, there is a 0.": (
+                lambda p, **a: _dropout(**a, p=p, scale=1 / (1 - p), above=False)
+            ),
+            "dx is not masked: what was dropped gets no gradient.": lambda p, **a: (
+                dropout(p=p, **a)[0],
+                a["dout"] / (1 - p),
+            ),
+            "dx lacks the factor 1 / (1 - p): it is a part of the derivative, too.": lambda **a: (
+                dropout(**a)[0],
+                _dropout(**a, scale=1.0)[1],
             ),
         },
     ),

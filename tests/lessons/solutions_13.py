@@ -32,6 +32,13 @@ def smooth(values, beta):
     return np.array([w @ values[: len(w)] / w.sum() for w in weights])
 
 
+def dropout(x, dout, chances, p):
+    out, dx = x / (1 - p), dout / (1 - p)
+    out[chances < p] = 0
+    dx[chances < p] = 0
+    return out, dx
+
+
 def bits_per_byte(loss, num_tokens, num_bytes):
     total_bits = num_tokens * loss * np.log2(np.e)
     return total_bits / num_bytes
@@ -132,6 +139,26 @@ def smooth_without_correction(values, beta):
     return np.array(means)
 
 
+def dropout_not_made_larger(x, dout, chances, p):
+    return np.where(chances < p, 0, x), np.where(chances < p, 0, dout)
+
+
+def dropout_divided_by_p(x, dout, chances, p):
+    return np.where(chances < p, 0, x / p), np.where(chances < p, 0, dout / p)
+
+
+def dropout_of_the_others(x, dout, chances, p):
+    return (chances < p) * x / (1 - p), (chances < p) * dout / (1 - p)
+
+
+def dropout_with_a_whole_gradient(x, dout, chances, p):
+    return dropout(x, dout, chances, p)[0], dout / (1 - p)
+
+
+def dropout_with_a_small_gradient(x, dout, chances, p):
+    return dropout(x, dout, chances, p)[0], (chances >= p) * dout
+
+
 def bits_per_byte_in_nats(loss, num_tokens, num_bytes):
     return loss * num_tokens / num_bytes
 
@@ -153,6 +180,11 @@ MISTAKES = [
     (learning_rates_not_halved, "twice its height"),
     (smooth_going_on_corrected, "You went on with the corrected mean"),
     (smooth_without_correction, "The correction is missing"),
+    (dropout_not_made_larger, "or the mean shrinks"),
+    (dropout_divided_by_p, "You divided by p"),
+    (dropout_of_the_others, "kept what should be dropped"),
+    (dropout_with_a_whole_gradient, "dx is not masked"),
+    (dropout_with_a_small_gradient, "dx lacks the factor"),
     (bits_per_byte_in_nats, "divide by log 2"),
     (bits_per_byte_upside_down, "changed places"),
 ]
