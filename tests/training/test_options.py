@@ -139,6 +139,8 @@ def test_the_memory_is_told_exactly(program, small, tmp_path):
         (["--lr", "nan"], ["--lr", "nan"]),
         (["--lr", "fast"], ["--lr", "fast"]),
         (["--beta1", 1], ["--beta1", "below 1"]),
+        (["--dropout", 1], ["--dropout", "below 1"]),
+        (["--dropout", -0.1], ["--dropout", "-0.1"]),
         (["--beta2", 1.5], ["--beta2", "1.5"]),
         (["--min-lr", 1, "--lr", 0.1], ["--min-lr", "above --lr"]),
         (["--schedule", "linear"], ["--schedule", "linear", "wsd"]),

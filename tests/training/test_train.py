@@ -66,6 +66,33 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(program, corpus,
     assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
 
 
+def test_only_training_drops_anything(program, corpus, tmp_path):
+    """Without a learning rate the parameters stay, and with them every validation loss."""
+    found = {}
+    for p in 0, 0.5:
+        arguments = [*SMALL, "--data", corpus, "--out", tmp_path / f"{p}", "--dropout", p]
+        arguments += ["--lr", 0, "--steps", 3, "--val-every", 1]
+        status, out, _ = program("gpt2_train", *arguments)
+        assert status == 0
+        log = rows(tmp_path / f"{p}")
+        found[p] = [row["val_loss"] for row in log], [row["train_loss"] for row in log]
+        found[p] += (out.split("--- a sample ---")[1].split("---")[0],)
+    (validated, trained, spoken), (validated_too, trained_too, spoken_too) = found.values()
+    assert (validated, spoken) == (validated_too, spoken_too)
+    assert all(a != b for a, b in zip(trained, trained_too, strict=True))
+
+
+def test_micro_batches_drop_what_the_whole_batch_would(program, corpus, tmp_path):
+    for name, B, N in (("whole", 4, 1), ("parts", 1, 4)):
+        arguments = [*SMALL, "--data", corpus, "--out", tmp_path / name, "--dropout", 0.3]
+        arguments += ["--batch-size", B, "--grad-accum", N, "--steps", 5]
+        assert program("gpt2_train", *arguments)[0] == 0
+    whole, parts = (
+        [float(row["train_loss"]) for row in rows(tmp_path / n)] for n in ("whole", "parts")
+    )
+    np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-5)
+
+
 def test_fine_tuning_starts_from_the_weights_of_a_run(program, small, corpus, tmp_path):
     program("gpt2_train", *small, "--steps", 40, "--warmup", 5, "--lr", 1e-2)
     before = rows(tmp_path / "run")
