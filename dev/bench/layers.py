@@ -92,6 +92,7 @@ def gpt2_cases(args: argparse.Namespace) -> dict[str, Case]:
         "linear fc": ("linear", {"N": N, "I": C, "O": 4 * C}),
         "gelu": ("gelu", {"N": N, "C": 4 * C}),
         "linear fcproj": ("linear", {"N": N, "I": 4 * C, "O": C}),
+        "dropout": ("dropout", {"N": N, "C": C, "p": 0.1}),
         "linear classifier": ("linear", {"N": N, "I": C, "O": V, "bias": None}),
         "softmax_crossentropy": ("softmax_crossentropy", {"N": N, "V": V}),
         # The last two in one.
@@ -227,6 +228,7 @@ def torch_functions() -> dict[str, Callable]:
         "gelu": lambda x, **_: F.gelu(x, approximate="tanh"),
         "swiglu": lambda gate, up, **_: F.silu(gate) * up,
         "geglu": lambda gate, up, **_: F.gelu(gate, approximate="tanh") * up,
+        "dropout": lambda x, p, **_: F.dropout(x, p),
         "softmax_crossentropy": lambda logits, targets, **_: F.cross_entropy(logits, targets),
         "classifier": lambda x, targets, weight, **_: F.cross_entropy(F.linear(x, weight), targets),
     }

@@ -71,6 +71,8 @@ COUNTS: dict[str, Callable[..., tuple[tuple[int, int], tuple[int, int]]]] = {
     "attention": lambda B, T, H, K, D: attention_counts(B, T, H, D),
     # x^2 1, u 3, tanh 1, y 3. Backward: the same 5 up to tanh, x du/dx 3, derivative 6, dx 1.
     "gelu": lambda N, C: ((8 * N * C, 2 * N * C), (15 * N * C, 3 * N * C)),
+    # Times 0 or 1, times the factor; making the mask is no operation of the formula.
+    "dropout": lambda N, C, p: ((2 * N * C, 2 * N * C), (2 * N * C, 2 * N * C)),
     # Largest 1, difference 1, exp 1, sum 1. Backward: difference 1, exp 1, times dlosses 1.
     "softmax_crossentropy": lambda N, V: ((4 * N * V, N * V), (3 * N * V, 2 * N * V)),
     "classifier": lambda N, C, V, R: classifier_counts(N, C, V, R),
