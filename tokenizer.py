@@ -192,7 +192,9 @@ class LlamaTokenizer(WordTokenizer):
 
         hidden = {token for token, kind in enumerate(self.types) if kind != NORMAL}
         self.pieces = self._token_bytes = Pieces(pieces, hidden)
-        self._bytes_of_others = {token: bytes([byte]) for byte, token in enumerate(self._byte_tokens)}
+        self._bytes_of_others = {
+            token: bytes([byte]) for byte, token in enumerate(self._byte_tokens)
+        }
         self._bytes_of_others |= {begin: b"", end: b""}
         self._pattern = words_between(pieces)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from layers.tiles import num_threads, row_tiles, run_parts, run_tiles
-from models.model import Model
+from models.model import NO_DROPOUT, Dropout, Model
 
 # The other threads' gradients take memory. They may take this share of what the activations do.
 MOST_GRADS = 1 / 4
@@ -29,20 +29,22 @@ def forward_in_parts(forward: Callable) -> Callable:
         tokens: np.ndarray,
         targets: np.ndarray | None = None,
         *args: Any,
+        drop: Dropout = NO_DROPOUT,
         **kwargs: Any,
     ) -> float | np.ndarray:
         model.parts = [] if targets is None or args or kwargs else _parts(model, tokens.shape)
         if not model.parts:
-            return forward(model, tokens, targets, *args, **kwargs)
+            return forward(model, tokens, targets, *args, drop=drop, **kwargs)
         B, T = model._start_forward(tokens, targets, 0, True)
 
         def work(part: Model) -> None:
             begin = part.first_row // T
             mine = slice(begin, begin + part.batch_size)
-            forward(part, tokens[mine], targets[mine])
+            own = drop._replace(row=drop.row + part.first_row)
+            forward(part, tokens[mine], targets[mine], drop=own)
 
         run_parts(work, model.parts)
-        model._remember(tokens, targets, 0)
+        model._remember(tokens, targets, 0, drop)
         return float(model.acts["losses"][: B * T].mean())
 
     return shared

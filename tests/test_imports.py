@@ -14,7 +14,7 @@ LEVELS = [
     ["errors", "own_imports", "merging"],
     ["files", "buffers", "layers"],
     ["models", "adam", "vocabulary"],
-    ["tokenizer", "dataloader"],
+    ["tokenizer", "dataloader", "muon"],
     ["formats"],
     ["load"],
     ["sampler", "gradcheck"],

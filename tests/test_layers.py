@@ -7,7 +7,7 @@ import pytest
 
 from errors import UserError
 from gradcheck import check_layer
-from layers import attention
+from layers import attention, tiles
 from layers.attention import attention_backward, attention_forward
 from layers.cases import find_layer
 from layers.dropout import dropout_backward, dropout_forward
