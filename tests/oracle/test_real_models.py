@@ -5,6 +5,7 @@ numbers; that these are read right is seen from how well the models know English
 """
 
 import random
+import re
 import shutil
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -159,6 +160,13 @@ def test_gemmas_template_in_its_own_tokens(both):
     model = Scripted(source.tokenizer.vocab_size, [[max(source.tokenizer.ends)]])
     assert "".join(Chat(model, source.tokenizer, template, temperature=0).answer(message)) == ""
     assert model.given == expected
+
+
+def test_to_speak_takes_little_more_memory_than_the_weights(program, model_file):
+    """The rest of Python, NumPy, the vocabulary and what is computed included."""
+    status, out, err = program("dev.bench.load", model_file, "--rounds", 1)
+    assert status == 0, err
+    assert int(re.search(r"and (\d+) more", out)[1]) < 100
 
 
 def test_a_base_model_says_that_it_is_none(program):
