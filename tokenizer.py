@@ -181,22 +181,23 @@ class LlamaTokenizer(WordTokenizer):
         self.vocab_size = len(pieces)
         self.begin, self.end, self.adds_begin = begin, end, adds_begin
         known: dict[int, dict[bytes, int]] = {kind: {} for kind in range(UNKNOWN, BYTE + 1)}
-        for token, (piece, kind) in enumerate(zip(pieces, self.types, strict=True)):
-            if kind != NORMAL:
-                known[kind][piece] = token
+        others = {token for token, kind in enumerate(self.types) if kind != NORMAL}
+        for token in sorted(others):
+            known[self.types[token]][pieces[token]] = token
         self._byte_tokens = [known[BYTE][name] for name in BYTE_PIECES]
         super().__init__(_by_name(known[USER_DEFINED]))
         self.special = _by_name(known[UNKNOWN] | known[CONTROL])
         by_name = (self.special[name] for name in END_NAMES if name in self.special)
         self.ends = frozenset({begin, end, *by_name})
 
-        hidden = {token for token, kind in enumerate(self.types) if kind != NORMAL}
-        self.pieces = self._token_bytes = Pieces(pieces, hidden)
+        self.pieces = self._token_bytes = Pieces(pieces, hidden=others)
         self._bytes_of_others = {
             token: bytes([byte]) for byte, token in enumerate(self._byte_tokens)
         }
         self._bytes_of_others |= {begin: b"", end: b""}
-        self._pattern = words_between(pieces)
+        self._pattern = words_between(
+            piece for token, piece in enumerate(pieces) if token not in others
+        )
 
     def normalise(self, text: str) -> str:
         """It has a blank in front."""

@@ -20,6 +20,7 @@ from tokenizer import (
     LlamaTokenizer,
     train_bpe,
 )
+from vocabulary import Pieces
 
 BYTES = load_tokenizer("bytes")
 TRAINED = train_bpe("ab abc abcd" * 3, 3)
@@ -154,3 +155,13 @@ def test_llamas_model_has_the_same_vocabulary(starter, tmp_path):
     assert tokenizer == load_tokenizer(starter / "llama2_tokenizer.bin")
     hf_tokenizer.write(tmp_path, tokenizer)
     assert tokenizer == load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_pieces_of_one_hash_are_told_apart_and_hidden_ones_are_not_found(monkeypatch):
+    monkeypatch.setattr("vocabulary.hash", lambda piece: len(piece), raising=False)
+    pieces = Pieces([b"", b"ab", b"cd", b"e\0", b"f"], hidden={2})
+    assert [*pieces] == [b"", b"ab", b"cd", b"e\0", b"f"]
+    assert [pieces.find(each) for each in (b"", b"ab", b"cd", b"e\0", b"e", b"f")] == [
+        0, 1, None, 3, None, 4,
+    ]  # fmt: skip
+    assert pieces.found() == {b"": 0, b"ab": 1, b"e\0": 3, b"f": 4}
