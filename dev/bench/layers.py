@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dev.bench.machine import Worker, has_torch, use_threads
+from dev.bench.machine import Worker, has_torch, take_turns, use_threads
 from errors import at_least
 from layers.cases import draw_arguments, find_layer
 from layers.classifier import logit_rows
@@ -134,11 +134,8 @@ def measure(
     times: Times = {}
     labels = list(itertools.product(cases, DIRECTIONS))
     for order in tqdm(labels, desc="measuring", unit="layers", disable=None, leave=False):
-        seconds = times[order] = {name: [] for name in workers}
-        for _ in range(pairs):
-            for name, worker in workers.items():
-                worker.step(*order)  # its threads are awake after this, and another's asleep
-                seconds[name].append(worker.step(*order))
+        calls = {name: functools.partial(worker.step, *order) for name, worker in workers.items()}
+        times[order] = take_turns(calls, pairs).results
     for worker in workers.values():
         worker.finish()
     return times

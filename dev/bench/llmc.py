@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from dataloader import write_shard
-from dev.bench.machine import Worker, as_weights, initial_weights, peak_memory
+from dev.bench.machine import Worker, as_weights, awake, initial_weights, peak_memory
 from errors import RunError, UserError
 from formats import llm_c
 from models.gpt2 import GPT2, GPT2Config
 
 STEP = re.compile(r"step \d+: train loss (\S+)")
-LAST_STEP = 19  # before its step 20 it samples a text, for which it would want a tokenizer
 SHARD = "dev/data/tinyshakespeare/tiny_shakespeare_{split}.bin"
 BATCHES = 64  # in a shard: more than it takes, as some of its versions fail at a shard's end
 
@@ -49,16 +48,18 @@ class LlmC:
             path, cwd=folder, stdin=subprocess.DEVNULL, stdout=writer, process_group=0
         )
         os.close(writer)
-        self._signal(signal.SIGSTOP)
+        os.kill(self._process.pid, signal.SIGSTOP)
 
     def step(self) -> float:
         """The seconds that a step takes, without the validation that comes before some."""
-        self._signal(signal.SIGCONT)
+        with awake(self._process.pid):
+            return self._until_next_step()
+
+    def _until_next_step(self) -> float:
         begin = time.perf_counter()
         while line := self._next_line():
             end, self._said = time.perf_counter(), line.strip()
             if found := STEP.match(line):
-                self._signal(signal.SIGSTOP)
                 self._loss = float(found[1])
                 return end - begin
             begin = end
@@ -72,15 +73,12 @@ class LlmC:
     def finish(self) -> tuple[float, int]:
         """The loss of the last step, and the peak of resident memory in bytes; ends the program."""
         if self._process.returncode is None:
-            self._signal(signal.SIGKILL)
+            os.kill(self._process.pid, signal.SIGKILL)
             _, status, usage = os.wait4(self._process.pid, 0)
             self._process.returncode = os.waitstatus_to_exitcode(status)
             self._lines.close()
             self._peak = peak_memory(usage)
         return self._loss, self._peak
-
-    def _signal(self, number: int) -> None:
-        os.kill(self._process.pid, number)
 
     def _next_line(self) -> str:
         try:

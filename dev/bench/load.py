@@ -18,9 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from dev.bench.machine import MIB, Worker
+from dev.bench.machine import MIB, Worker, take_turns
 from errors import at_least
 from formats.gguf_header import read_header
 from load import open_model
@@ -30,23 +29,18 @@ from sampler import Cache, Settings, generate_tokens
 def main() -> None:
     args = parse_args()
     speaker = Worker("llm.np", speak_step, args)
-    seconds: dict[str, list[float]] = {"gguf": [], "llm.np": []}
     workers = {
         "gguf": Worker("gguf", dequantize_step, args.model),
         "llm.np": Worker("llm.np", load_step, args.model),
     }
-    for number in tqdm(range(args.rounds + 1), desc="rounds", disable=None, leave=False):
-        for name, worker in workers.items():
-            took = worker.step()
-            if number:  # the first round reads from the disk, and imports
-                seconds[name].append(took)
+    rounds = take_turns({name: each.step for name, each in workers.items()}, args.rounds)
     for worker in workers.values():
         worker.finish()
     speaker.step()
     size, peak = speaker.finish()
 
-    theirs, ours = (statistics.median(each) for each in seconds.values())
-    ratio = statistics.median(b / a for a, b in zip(*seconds.values(), strict=True))
+    theirs, ours = (statistics.median(each) for each in rounds.results.values())
+    ratio = statistics.median(b / a for a, b in zip(*rounds.results.values(), strict=True))
     print(f"{args.model.name}: medians of {args.rounds} rounds")
     print(f"reading and dequantising {theirs:6.2f} s")
     print(f"a model that can speak   {ours:6.2f} s   {ratio:.2f} x")
@@ -54,6 +48,7 @@ def main() -> None:
         f"peak of a process that has read {args.prompt_tokens} tokens and said {args.max_tokens}: "
         f"{peak / MIB:,.0f} MiB, the weights' {size / MIB:,.0f} and {(peak - size) / MIB:,.0f} more"
     )
+    print(rounds)
 
 
 def parse_args() -> argparse.Namespace:

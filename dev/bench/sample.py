@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from buffers import num_elements
 from dev.bench.machine import (
@@ -39,6 +38,7 @@ from dev.bench.machine import (
     has_torch,
     initial_weights,
     memory_bandwidth,
+    take_turns,
 )
 from dev.download_starter_pack import STARTER
 from errors import RunError, UserError, at_least
@@ -50,6 +50,7 @@ from sampler import Cache, Settings, generate_tokens
 from tokenizer import LlamaTokenizer
 
 SCALE = 3  # of the weights: with the initial ones all logits are nearly alike
+MEMORY = "memory"  # a contender that only reads
 
 Speeds = tuple[float, float]  # in tokens per second: of the prompts, and of what follows them
 
@@ -68,9 +69,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if args.llama2c:
             contenders["llama2.c"] = partial(measure_llama2c, llama2c_command(args, Path(folder)))
-        rounds, bandwidths = compare(contenders, args.rounds)
+        rounds = take_turns(contenders | {MEMORY: memory_bandwidth}, args.rounds)
     peaks = {name: worker.finish()[1] for name, worker in workers.items()}
-    report(args, rounds, bandwidths, peaks)
+    report(args, rounds.results, peaks)
+    print(rounds)
 
 
 def parse_args() -> argparse.Namespace:
@@ -133,29 +135,13 @@ def fit(args: argparse.Namespace) -> None:
         )
 
 
-def compare(
-    contenders: dict[str, Callable[[], Speeds]], rounds: int
-) -> tuple[dict[str, list[Speeds]], list[float]]:
-    """What each has reached in every round, and the memory bandwidth in GB/s."""
-    speeds: dict[str, list[Speeds]] = {name: [] for name in contenders}
-    bandwidths = []
-    for number in tqdm(range(rounds + 1), desc="rounds", disable=None, leave=False):
-        bandwidth = memory_bandwidth()
-        reached = {name: contender() for name, contender in contenders.items()}
-        if number:  # the first round pays for memory
-            bandwidths.append(bandwidth)
-            for name, each in reached.items():
-                speeds[name].append(each)
-    return speeds, bandwidths
-
-
 def report(
     args: argparse.Namespace,
-    rounds: dict[str, list[Speeds]],
-    bandwidths: list[float],
+    rounds: dict[str, list[Any]],
     peaks: dict[str, int],
 ) -> None:
     """Print the medians."""
+    bandwidths = rounds.pop(MEMORY)
     _, config = PRESETS[args.preset]
     print(
         f"{args.preset}, {args.prompt_tokens} prompt and {args.max_tokens} new tokens, "

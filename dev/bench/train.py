@@ -5,13 +5,15 @@
     python dev/bench/train.py --compile                     also torch.compile
     python dev/bench/train.py --llmc ../llm.c/train_gpt2    also llm.c
     python dev/bench/train.py --one-thread                  also ours on one thread
+    python dev/bench/train.py --busy                        beside one busy process
     python dev/bench/train.py --growth                      does our memory grow over 20 steps?
 
 PyTorch's GPT-2 is the one in dev/torch_gpt2.py, and every other model transformers'. Same weights,
 same batch, gradient clipping and AdamW included; the losses printed at the end show
 that all did the same work (llm.c's trainer does not clip, and its optimizer's numbers are its own:
-its loss is a little different). On a shared machine only the ratio of neighbours means anything: it
-is the median over pairs of steps that ran one after the other.
+its loss is a little different). Who waits is stopped, and the first step after that does not count.
+On a shared machine only the ratio of neighbours means anything: it is the median over pairs of
+steps that ran one after the other. How often other processes disturbed them is printed below.
 
 Steps of both in one process were measured, too, and were neither slower nor faster.
 """
@@ -23,6 +25,7 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import multiprocessing
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -30,16 +33,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from adam import AdamW
-from dev.bench.machine import MIB, PRESETS, Worker, has_torch, initial_weights, use_threads
+from dev.bench.machine import (
+    MIB,
+    PRESETS,
+    Worker,
+    has_torch,
+    initial_weights,
+    take_turns,
+    use_threads,
+)
 from errors import UserError, at_least
 from models.gpt2 import GPT2Config
 from models.model import RECOMPUTE
 
 OPTIONS = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, "lr": 1e-4}
 MAX_NORM = 1.0
+# Before its step 20 llm.c samples a text, for which it would want a tokenizer; a turn takes two.
+LLM_C_ROUNDS = 9
 
 
 def main() -> None:
@@ -67,12 +79,15 @@ def parse_args() -> argparse.Namespace:
         help="not PyTorch, which takes part where it is installed",
     )
     parser.add_argument("--one-thread", action="store_true", help="also ours on one thread")
+    parser.add_argument(
+        "--busy", action="store_true", help="beside a process that keeps one core busy"
+    )
     parser.add_argument("--compile", action="store_true", help="also torch.compile")
     parser.add_argument(
         "--llmc",
         type=Path,
         metavar="PATH",
-        help="also llm.c: its train_gpt2, built; on Linux and macOS only, and at most 19 pairs",
+        help="also llm.c: its train_gpt2, built; on Linux and macOS only, and at most 9 pairs",
     )
     parser.add_argument("--growth", action="store_true", help="only our memory over 20 steps")
     return parser.parse_args()
@@ -90,14 +105,13 @@ def compare(args: argparse.Namespace) -> None:
         if args.one_thread:
             use_threads(1)
             workers["one thread"] = Worker("llm.np on one thread", llm_np_step, args)
-        seconds: dict[str, list[float]] = {name: [] for name in workers}
-        for number in tqdm(range(args.pairs + 1), desc="rounds", disable=None, leave=False):
-            for name, worker in workers.items():
-                took = worker.step()
-                if number:  # the first step pays for memory, and for compiling
-                    seconds[name].append(took)
+        if args.busy:
+            multiprocessing.get_context("spawn").Process(target=keep_busy, daemon=True).start()
+        steps = {name: worker.step for name, worker in workers.items()}
+        rounds = take_turns(steps, args.pairs, LLM_C_ROUNDS if args.llmc else None)
         summaries = {name: worker.finish() for name, worker in workers.items()}
 
+    seconds = rounds.results
     tokens = args.batch_size * args.seq_len
     print(f"{args.preset}, B={args.batch_size} T={args.seq_len}, median of {args.pairs} steps")
     for name, (loss, peak) in summaries.items():
@@ -109,6 +123,13 @@ def compare(args: argparse.Namespace) -> None:
             f"{name:<14} {1000 * median:8.0f} ms {tokens / median:8.0f} tok/s   "
             f"{ratio:5.2f} x llm.np's time   peak {peak / MIB:6.0f} MiB   loss {loss:.5f}"
         )
+    print(rounds)
+
+
+def keep_busy() -> None:
+    """Compute for ever, on one core."""
+    while True:
+        pass
 
 
 @contextlib.contextmanager
@@ -126,10 +147,13 @@ def llm_c(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         raise UserError(f"llm.c knows no {args.preset}; leave out --llmc")
     if sys.platform == "win32":
         raise UserError("--llmc needs Linux or macOS, where a process can be stopped; leave it out")
-    from dev.bench.llmc import LAST_STEP, llm_c_contender  # not on Windows
+    from dev.bench.llmc import llm_c_contender  # not on Windows
 
-    if args.pairs > LAST_STEP:
-        raise UserError(f"llm.c takes {LAST_STEP} steps on end and no more; lower --pairs to that")
+    if args.pairs > LLM_C_ROUNDS:
+        raise UserError(
+            f"llm.c takes {2 * LLM_C_ROUNDS + 1} steps on end and no more; lower --pairs to "
+            f"{LLM_C_ROUNDS}"
+        )
     with llm_c_contender(args.llmc, config, batch(args)[0]) as contender:
         yield {"llm.c": contender}
 
