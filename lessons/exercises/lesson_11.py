@@ -42,6 +42,14 @@ def clip(dweight: np.ndarray, dbias: np.ndarray, max_norm: float) -> tuple[np.nd
     return factor * dweight, factor * dbias
 
 
+def orthogonal(x: np.ndarray, a: float, b: float, c: float, rounds: int) -> np.ndarray:
+    x = x / np.sqrt(np.sum(x**2))
+    for _ in range(rounds):
+        gram = x @ x.T
+        x = a * x + b * gram @ x + c * gram @ gram @ x
+    return x
+
+
 # Mistakes
 
 
@@ -106,6 +114,36 @@ def clip_by(norm):
         return factor * dweight, factor * dbias
 
     return clipped
+
+
+def orthogonal_without_norm(x, a, b, c, rounds):
+    for _ in range(rounds):
+        gram = x @ x.T
+        x = a * x + b * gram @ x + c * gram @ gram @ x
+    return x
+
+
+def orthogonal_normed_again(x, a, b, c, rounds):
+    for _ in range(rounds):
+        x = orthogonal(x, a, b, c, 1)
+    return x
+
+
+def orthogonal_of_one_gram(x, a, b, c, rounds):
+    x = x / np.sqrt(np.sum(x**2))
+    gram = x @ x.T
+    for _ in range(rounds):
+        x = a * x + b * gram @ x + c * gram @ gram @ x
+    return x
+
+
+def orthogonal_of_the_largest(x, a, b, c, rounds):
+    return orthogonal_without_norm(x / np.linalg.norm(x, ord=2), a, b, c, rounds)
+
+
+def orthogonal_case(rows: int, columns: int, rounds: int) -> dict[str, np.ndarray | float]:
+    x = 0.2 * RNG.standard_normal((rows, columns))
+    return {"x": x, "a": 3.4445, "b": -4.7750, "c": 2.0315, "rounds": rounds}
 
 
 def moment_case(size: int, beta1: float, beta2: float) -> dict[str, np.ndarray | float]:
@@ -220,5 +258,27 @@ grade = Grader(
             "changes.": clip_always,
         },
         tolerance=1e-5,  # with 1e-6 beside the norm or without
+    ),
+    Exercise(
+        orthogonal,
+        [orthogonal_case(3, 4, 2), orthogonal_case(5, 2, 3), orthogonal_case(2, 2, 5)],
+        ["x"],
+        mistakes={
+            "x was not divided by its norm first: the polynomial is made for singular values up to "
+            "1.": orthogonal_without_norm,
+            "x is divided by its norm in every round. Once, before the first, is enough; after it "
+            "the polynomial keeps the values near 1.": orthogonal_normed_again,
+            "gram was made once. After a round x is another matrix, and so is x @ x.T.": (
+                orthogonal_of_one_gram
+            ),
+            "The term of the fifth power is missing: c * gram @ gram @ x.": (
+                lambda x, a, b, c, rounds: orthogonal(x, a, b, 0, rounds)
+            ),
+            "b and c are exchanged: b belongs to the third power.": (
+                lambda x, a, b, c, rounds: orthogonal(x, a, c, b, rounds)
+            ),
+            "You divided by the largest singular value, which nobody knows without finding them "
+            "all: divide by the root of the sum of all squares.": orthogonal_of_the_largest,
+        },
     ),
 )

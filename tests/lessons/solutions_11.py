@@ -30,6 +30,14 @@ def clip(dweight, dbias, max_norm):
     return dweight * factor, dbias * factor
 
 
+def orthogonal(x, a, b, c, rounds):
+    x = x / np.linalg.norm(x)
+    for _ in range(rounds):
+        third = x @ x.T @ x
+        x = a * x + b * third + c * (x @ x.T) @ third
+    return x
+
+
 def moments_sum(m, v, g, beta1, beta2):
     return beta1 * m + g, beta2 * v + g * g
 
@@ -131,6 +139,42 @@ def clip_by_the_sum_of_norms(dweight, dbias, max_norm):
     return dweight * min(1.0, max_norm / norm), dbias * min(1.0, max_norm / norm)
 
 
+def orthogonal_with_long_values(x, a, b, c, rounds):
+    for _ in range(rounds):
+        x = a * x + b * x @ x.T @ x + c * x @ x.T @ x @ x.T @ x
+    return x
+
+
+def orthogonal_with_a_norm_each_round(x, a, b, c, rounds):
+    for _ in range(rounds):
+        x = x / np.linalg.norm(x)
+        x = a * x + b * x @ x.T @ x + c * x @ x.T @ x @ x.T @ x
+    return x
+
+
+def orthogonal_with_the_first_gram(x, a, b, c, rounds):
+    x = x / np.linalg.norm(x)
+    gram = x @ x.T
+    for _ in range(rounds):
+        x = a * x + b * gram @ x + c * gram @ gram @ x
+    return x
+
+
+def orthogonal_of_third_powers(x, a, b, c, rounds):
+    x = x / np.linalg.norm(x)
+    for _ in range(rounds):
+        x = a * x + b * x @ x.T @ x
+    return x
+
+
+def orthogonal_exchanged(x, a, b, c, rounds):
+    return orthogonal(x, a, c, b, rounds)
+
+
+def orthogonal_by_the_largest(x, a, b, c, rounds):
+    return orthogonal_with_long_values(x / np.linalg.svd(x, compute_uv=False)[0], a, b, c, rounds)
+
+
 MISTAKES = [
     (moments_sum, "You added the whole of g"),
     (moments_without_square, "forgot to square"),
@@ -151,4 +195,10 @@ MISTAKES = [
     (clip_without_root, "the root of the sum of the squares"),
     (clip_by_the_sum_of_norms, "You added up the two norms"),
     (clip_short_ones_too, "Short gradients were made longer"),
+    (orthogonal_with_long_values, "not divided by its norm first"),
+    (orthogonal_with_a_norm_each_round, "in every round"),
+    (orthogonal_with_the_first_gram, "gram was made once"),
+    (orthogonal_of_third_powers, "The term of the fifth power is missing"),
+    (orthogonal_exchanged, "b and c are exchanged"),
+    (orthogonal_by_the_largest, "the largest singular value"),
 ]
