@@ -248,7 +248,6 @@ def test_a_mask_depends_on_no_tile_and_no_batch(monkeypatch, C):
         monkeypatch.setattr(tiles, "TILE", 40)
         tiles._helpers.cache_clear()
         np.testing.assert_array_equal(mask(0.4, row=3, shape=(50, C)), whole)
-    tiles._helpers().shutdown()
     tiles._helpers.cache_clear()
 
 
