@@ -142,8 +142,10 @@ class Pieces(Sequence[bytes]):
         self._data, self._hidden = b"".join(pieces), hidden
         self._starts = array("I", accumulate(map(len, pieces), initial=0))
         hashes = np.fromiter(map(hash, pieces), np.int64, len(pieces))
-        order = hashes.argsort()
-        self._hashes, self._tokens = array("q", hashes[order]), array("I", order)
+        # Views, since single numbers of an array would be NumPy's, and slow to compare.
+        self._tokens = memoryview(hashes.argsort().astype(np.int32))
+        hashes.sort()
+        self._hashes = memoryview(hashes)
 
     def __len__(self) -> int:
         return len(self._tokens)

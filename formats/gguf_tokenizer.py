@@ -54,8 +54,11 @@ def read_tokenizer(
         return None, f"its tokenizer splits a text into words as {pre!r:.60}, which is unknown here"
     if len(tokens) != rows:
         raise damaged(path, f"{len(tokens)} tokens, but embeddings of {rows}")
-    default = [*LAYOUT, *[NORMAL] * rows][:rows] if model == "llama" else [NORMAL] * rows
-    types = value("token_type", np.ndarray, np.array(default))
+    types = value("token_type", np.ndarray, None)
+    if types is None:
+        types = np.full(rows, NORMAL)
+        if model == "llama":
+            types[: len(LAYOUT)] = LAYOUT[:rows]
     if len(types) != rows:
         raise damaged(path, f"types of {len(types)} tokens, and {rows} tokens")
     tokens, types = without_padding(tokens), types.tolist()
