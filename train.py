@@ -6,8 +6,8 @@
     python train.py gpt2 --help                 what can be asked of it
     python train.py --list                      the runs that there are, and how good they are
 
-`prepare` in training/run.py puts a run together, and `train` is the loop. Under MPI every rank goes
-through both; only rank 0 writes.
+`prepare` in training/prepare.py puts a run together, and `train` is the loop. Under MPI every rank
+goes through both; only rank 0 writes.
 """
 
 if __name__ == "__main__":
@@ -35,9 +35,10 @@ from models.model import unpadded_shapes
 from training import listing
 from training.curves import draw_losses
 from training.options import learning_rate
+from training.prepare import prepare
 from training.ranks import find_ranks, started_by_mpi
 from training.report import Row, command
-from training.run import Run, prepare
+from training.run import Run
 from training.timing import Peak, Profile
 
 # A spike is a loss that is so many standard deviations, and so many nats, above the mean of the

@@ -46,6 +46,7 @@ from models.model import (
     check_counts,
     check_heads,
     check_positive,
+    draw_normal,
     split_heads,
 )
 from models.parts import backward_in_parts, forward_in_parts
@@ -255,8 +256,7 @@ class Gemma3(Model):
             elif "rms" in name or "norm" in name:
                 tensor.fill(1)
             else:
-                tensor[...] = rng.standard_normal(tensor.shape, tensor.dtype)
-                tensor *= 0.02
+                draw_normal(tensor, rng, 0.02)
 
     @forward_in_parts
     def forward(

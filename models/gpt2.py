@@ -32,6 +32,7 @@ from models.model import (
     Dropout,
     Model,
     check_counts,
+    draw_normal,
     split_heads,
 )
 from models.parts import backward_in_parts, forward_in_parts
@@ -171,8 +172,7 @@ class GPT2(Model):
         projection_std = std / math.sqrt(2 * self.config.num_layers)
         for name, tensor in self.params:
             if name in ("wte", "wpe", "qkvw", "fcw", "attprojw", "fcprojw"):
-                tensor[...] = rng.standard_normal(tensor.shape, tensor.dtype)
-                tensor *= projection_std if name.endswith("projw") else std
+                draw_normal(tensor, rng, projection_std if name.endswith("projw") else std)
             else:
                 tensor.fill(1 if name in ("ln1w", "ln2w", "lnfw") else 0)
         self.params.wte[self.config.vocab_size :] = 0

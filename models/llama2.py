@@ -39,6 +39,7 @@ from models.model import (
     check_counts,
     check_heads,
     check_positive,
+    draw_normal,
     split_heads,
 )
 from models.parts import backward_in_parts, forward_in_parts
@@ -249,8 +250,7 @@ class Llama2(Model):
             if name.startswith("rms") or name.endswith("normw"):
                 tensor.fill(1)
             elif not name.startswith("b"):
-                tensor[...] = rng.standard_normal(tensor.shape, tensor.dtype)
-                tensor *= projection_std if name in ("wo", "w2") else std
+                draw_normal(tensor, rng, projection_std if name in ("wo", "w2") else std)
 
     @forward_in_parts
     def forward(

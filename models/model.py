@@ -251,6 +251,16 @@ def _turned(shapes: Shapes) -> list[str]:
     return [name for name, shape in shapes.items() if len(shape) == 3 and shape[1] >= shape[2]]
 
 
+def draw_normal(tensor: np.ndarray, rng: np.random.Generator, std: float) -> None:
+    """Fill a parameter with normal numbers: the same ones, whether or not it is turned."""
+    if tensor.flags.c_contiguous:
+        rng.standard_normal(out=tensor, dtype=tensor.dtype)
+    else:
+        for matrix in tensor:
+            matrix[...] = rng.standard_normal(matrix.shape, tensor.dtype)
+    tensor *= std
+
+
 def _repeated(place: np.ndarray, count: int) -> np.ndarray:
     """(N, C) -> (count, N, C), all of them at the same place."""
     shape, strides = (count, *place.shape), (0, *place.strides)

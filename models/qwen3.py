@@ -19,17 +19,6 @@ PRESETS = {
         head_size=64,
         qk_norm=True,
     ),
-    # For texts in characters, as nanoGPT's Shakespeare: of the size of its quick start's model.
-    "qwen3-characters": Llama2Config(
-        dim=128,
-        num_layers=4,
-        num_heads=4,
-        vocab_size=65,
-        seq_len=128,
-        norm_eps=1e-6,
-        qk_norm=True,
-        tied=False,
-    ),
     "qwen3-0.6b": Llama2Config(
         dim=1024,
         hidden_dim=3072,

@@ -1,4 +1,4 @@
-"""A training run: put together from the command line, saved, and restored."""
+"""A training run: what it consists of, saved and restored."""
 
 import argparse
 import itertools
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from adam import AdamW
-from buffers import num_elements
 from dataloader import DataLoader
 from errors import DivergedError, RunError, UserError
 from files import alone_in
@@ -29,22 +28,10 @@ from formats.checkpoint import (
     load_arrays,
     save_checkpoint,
 )
-from formats.tokenizer_files import find_tokenizer, load_tokenizer
-from load import fill, model_meta
-from models import FAMILIES
+from load import model_meta
 from models.model import Dropout, Model
-from muon import Muon, part_shapes
 from sampler import generate
 from tokenizer import Tokenizer
-from training.corpus import find_corpus, fit_to_text
-from training.memory import check_memory, draw_memory_map
-from training.options import (
-    channels,
-    check_vocabulary,
-    new_config,
-    read_arguments,
-    usual_prompt,
-)
 from training.progress import Progress
 from training.ranks import Ranks
 from training.report import COLUMNS, Best, Log, Row, command
@@ -88,7 +75,7 @@ class Run:
         self._read = self.batches.state()  # what the steps that are done have read
         self._unlogged: list[Row] = []  # what the log lacked when that was saved
         self._byte_lengths = np.array(self.tokenizer.byte_lengths())
-        self._bytes_per_token = math.nan  # of what was validated
+        self._bytes_per_token = 0.0  # of what was validated thoroughly; 0 until then
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -169,16 +156,17 @@ class Run:
                 num_bytes += int(self._byte_lengths[targets].sum())
         windows = self.ranks.total(windows)
         loss = self.ranks.total(total) / windows
-        self._bytes_per_token = self.ranks.total(num_bytes) / (windows * self.model.seq_len)
+        if thoroughly:
+            self._bytes_per_token = self.ranks.total(num_bytes) / (windows * self.model.seq_len)
         if not math.isfinite(loss):
             raise DivergedError(f"the validation loss is {loss}")
         return loss
 
     def bits_per_byte(self, loss: float) -> float | None:
-        """What a loss in nats per token is for the bytes of the text that was validated last.
+        """What a loss in nats per token is for the bytes of the text that is validated.
 
-        Whatever the vocabulary, it is the same text, so these can be compared; None where that text
-        has no bytes, but special tokens only.
+        Whatever the vocabulary, it is the same text, so these can be compared. None before that was
+        read, or where it has no bytes, but special tokens only.
         """
         return loss / math.log(2) / self._bytes_per_token if self._bytes_per_token else None
 
@@ -329,10 +317,8 @@ class Run:
         """Go to where the run was when a checkpoint was saved."""
         params, optimizer = self.model.params.flat, self.optimizer
         load_arrays(path, {"params": params})
-        if self.args.zero:
-            load_arrays(path, optimizer.state, optimizer.part.start, params.size)
-        else:
-            load_arrays(path, optimizer.state)
+        whole = params.size if self.args.zero else None  # of which each rank has a part
+        load_arrays(path, optimizer.state, optimizer.part.start, whole)
         with described(path) as meta:
             self.step = self.saved_step = self._tried_step = optimizer.num_steps = int(meta["step"])
             self.batches.restore(meta["loader"])
@@ -359,97 +345,3 @@ class Run:
         if self.log:
             self.log.drop_after(self.step)
         return True
-
-
-def prepare(kind: str, ranks: Ranks) -> Run | None:
-    """All that the command line asks to train; None if it asks for a picture only, which is drawn.
-
-    Raises:
-        UserError: what it asks cannot be.
-    """
-    args, source = read_arguments(kind, ranks)
-    folder = ranks.first(lambda: find_corpus(args.data))
-    tokenizer = load_tokenizer(find_tokenizer(folder))
-
-    # The model's numbers: those of the run or checkpoint to go on with, else the preset's.
-    if source:
-        kind, config = source.kind, source.config  # whose model may be that of several families
-        tokenizer = check_vocabulary(source, tokenizer, folder)
-    else:
-        config = new_config(kind, args, vocab_size=tokenizer.vocab_size)
-    fit_to_text(args, folder, config.seq_len, ranks.size)
-    B, T = args.batch_size, args.seq_len
-
-    # The tables of shapes tell what will be allocated, to the byte.
-    params, acts = config.param_shapes(), config.act_shapes(B, T, recompute=args.recompute)
-    if args.lr is None:
-        args.lr = 0.4 / channels(config)
-        if args.init_from:
-            args.lr /= 10
-            print(f"fine-tuning: the learning rate is {args.lr:.2e}, a tenth of a new model's")
-    if args.min_lr > args.lr:
-        raise UserError(f"--min-lr {args.min_lr} is above --lr {args.lr}; lower it")
-    if args.prompt is None:
-        args.prompt = usual_prompt(tokenizer, T)
-    if len(tokenizer.encode_prompt(args.prompt)) > T:
-        raise UserError(f"--prompt has more tokens than the {T} that the model sees; shorten it")
-    num_params = num_elements(params)
-    part = ranks.part(num_params) if args.zero else slice(0, num_params)
-    matrices, moments = {}, params
-    if args.optimizer == "muon":
-        matrices, moments = part_shapes(params)
-    elif args.zero:
-        moments = {"part": (part.stop - part.start,)}
-    buffers = {
-        "parameters": params,
-        "gradients": params,
-        **({"Muon's momentum": matrices} if matrices else {}),
-        "Adam's m": moments,
-        "Adam's v": moments,
-        "activations": acts,
-    }
-    if args.memory_map:
-        if ranks.rank == 0:
-            draw_memory_map(buffers, args.memory_map, config.num_layers)
-        print(f"wrote {args.memory_map}")
-        return None
-    advice = "lower --batch-size or --seq-len, or choose a smaller --preset"
-    check_memory(buffers, advice, processes=ranks.on_machine)
-
-    shards = {
-        "vocab_size": config.vocab_size,
-        "seed": args.seed,
-        "rank": ranks.rank,
-        "num_ranks": ranks.size,
-    }
-    seed = None if source else args.seed
-    model = FAMILIES[kind].model(config, B, T, seed=seed, recompute=args.recompute)
-    # Without --zero all ranks have the same gradients, but, with other threads, not quite the same
-    # norm.
-    total = ranks.total if args.zero else ranks.mean
-    settings = {"betas": (args.beta1, args.beta2), "weight_decay": args.weight_decay}
-    if args.optimizer == "muon":
-        optimizer = Muon(model.params, model.grads, total=total, **settings)
-    else:
-        optimizer = AdamW(model.params, model.grads, part=part, total=total, **settings)
-    run = Run(
-        kind=kind,
-        args=args,
-        ranks=ranks,
-        corpus=folder,
-        tokenizer=tokenizer,
-        model=model,
-        optimizer=optimizer,
-        batches=DataLoader(folder / "train_*.bin", B, T, **shards),
-        val_batches=DataLoader(
-            folder / "val_*.bin", B, T, shuffle=False, drop_last=False, **shards
-        ),
-        rng=np.random.default_rng(args.seed),
-        positions=max(T, source.positions if source else 0),
-        chat_template=source.chat_template if source else None,
-    )
-    if args.resume:
-        run.restore(source.path)
-    elif source:
-        fill(model.params, source.weights)
-    return run

@@ -220,7 +220,7 @@ OTHER_THREADS = """
 import os, sys, zlib
 os.environ["OMP_NUM_THREADS"] = str(1 + 2 * int(os.environ["OMPI_COMM_WORLD_RANK"]))
 from training.ranks import find_ranks
-from training.run import prepare
+from training.prepare import prepare
 from train import take_step
 
 with find_ranks() as ranks:

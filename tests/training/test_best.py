@@ -159,3 +159,12 @@ def test_one_that_cannot_be_written_ends_no_run(program, small, run):
     assert err.startswith(f"cannot write {run / 'best.npz'}: ")
     assert read_meta(run / "best.npz")["best"]["step"] == 10
     assert "best validation loss" not in out  # which would not be true
+
+
+def test_bits_per_byte_of_the_best_are_told_only_of_a_text_that_was_read(program, small, tmp_path):
+    """One batch, as is looked at before saving, has other bytes than the validation split."""
+    program("gpt2_train", *small, "--steps", 2, "--val-every", 1, "--val-batches", 5)
+    more = ["--resume", tmp_path / "run", "--steps", 3, "--val-every", 0]
+    _, out, _ = program("gpt2_train", *more)
+    assert out.splitlines()[-1].startswith("best validation loss")
+    assert "bits per byte" not in out
