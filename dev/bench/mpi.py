@@ -41,6 +41,7 @@ from adam import AdamW
 from buffers import check_available, num_elements
 from dev.bench.machine import PRESETS, use_threads
 from errors import RunError, UserError, at_least
+from models.model import NO_DROPOUT
 from training.ranks import CHUNK, find_ranks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,6 +197,7 @@ def step_often(preset: str, B: int, T: int, steps: int, zero: bool) -> None:
             optimizer=adam,
             batches=SimpleNamespace(next_batch=lambda: batch),
             finish_saving=lambda: None,
+            dropout=lambda batch: NO_DROPOUT,
             losses=[],
         )
         times = []
